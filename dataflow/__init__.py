@@ -1,0 +1,1 @@
+"""Records, boxes, image differences, shards, Beam jobs and the tf.data to PyTorch bridge."""

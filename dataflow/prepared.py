@@ -1,0 +1,156 @@
+"""A prepared dataset on disk, ours or any TFDS detection dataset's, read without TensorFlow."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from dataflow.errors import UsageError
+from dataflow.records import Categories, FramePair, ImageRecord
+from dataflow.schema import Layout, example_to_pair, example_to_record, find_layout, image_features
+from dataflow.tfrecord import read_records
+
+MANIFEST = "manifest.json"
+AUDIT = "audit.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a split."""
+
+    split: str
+    index: int
+    path: Path
+    count: int
+
+
+class PreparedDataset:
+    """A directory `.../name/version` that TFDS (or Shardbox) prepared.
+
+    Raises:
+        UsageError: the directory is missing, holds no prepared dataset, or none for detection.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not (self.path / "dataset_info.json").is_file() or not (self.path / "features.json").is_file():
+            raise UsageError(f"{self.path} is no prepared dataset", _remedy(self.path))
+        self.builder = tfds.builder_from_directory(self.path)
+        self.layout: Layout = find_layout(self.builder.info.features, str(self.path))
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset."""
+        return str(self.builder.name)
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Number of examples by split."""
+        return {name: int(info.num_examples) for name, info in self.builder.info.splits.items() if ":" not in name}
+
+    @cached_property
+    def manifest(self) -> Mapping[str, Any]:
+        """Content of `manifest.json`; empty for a dataset that is not ours."""
+        path = self.path / MANIFEST
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    @cached_property
+    def categories(self) -> Categories:
+        """The classes, with the source's ids where the manifest has them."""
+        label = self.builder.info.features[self.layout.objects].feature["label"]
+        listed = self.manifest.get("categories", [])
+        return Categories(tuple(label.names), tuple(int(entry["source_id"]) for entry in listed))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What identifies the content: the manifest's, or for others a hash of TFDS's own description and sizes."""
+        if "fingerprint" in self.manifest:
+            return str(self.manifest["fingerprint"])
+        parts = [(self.path / name).read_bytes() for name in ("dataset_info.json", "features.json")]
+        return "tfds-" + hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+    def check_split(self, split: str) -> str:
+        """`split` itself.
+
+        Raises:
+            UsageError: the dataset has no such split.
+        """
+        if split not in self.splits:
+            raise UsageError(
+                f"{self.path} has no split {split!r}", f"choose with --split among {', '.join(self.splits)}"
+            )
+        return split
+
+    def shards(self, split: str) -> list[Shard]:
+        """The files of a split, in order."""
+        info = self.builder.info.splits[self.check_split(split)]
+        counts = info.shard_lengths
+        return [
+            Shard(split, index, Path(path), int(count))
+            for index, (path, count) in enumerate(zip(info.filepaths, counts, strict=True))
+        ]
+
+    def examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(position, parsed example with images still encoded), in shard order; one example in memory at a time."""
+        for shard in self.shards(split):
+            yield from self.shard_examples(shard)
+
+    def shard_examples(self, shard: Shard) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The examples of one shard; see `examples`."""
+        features = self.builder.info.features
+        skip = {name: tfds.decode.SkipDecoding() for name in image_features(self.layout)}
+        for index, payload in enumerate(_payloads(shard.path)):
+            yield f"{shard.path.name}__{index}", features.deserialize_example_np(payload, decoders=skip)
+
+    def records(self, split: str) -> Iterator[ImageRecord]:
+        """The images of a split with their objects, in shard order."""
+        for position, example in self.examples(split):
+            yield example_to_record(example, self.layout, position)
+
+    def pairs(self, split: str) -> Iterator[FramePair]:
+        """The before/after pairs of a split of a pair or difference dataset, in shard order.
+
+        Raises:
+            UsageError: the dataset holds single images.
+        """
+        for shard in self.shards(split):
+            yield from self.shard_pairs(shard)
+
+    def shard_pairs(self, shard: Shard) -> Iterator[FramePair]:
+        """The pairs of one shard; see `pairs`."""
+        if self.layout.kind == "images":
+            raise UsageError(f"{self.path} holds single images, no pairs", "ingest with --pair-gap to make pairs")
+        for position, example in self.shard_examples(shard):
+            yield example_to_pair(example, self.layout, position)
+
+
+def _payloads(path: Path) -> Iterator[bytes]:
+    if ".array_record" in path.name:
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        reader = ArrayRecordReader(str(path))
+        try:
+            while reader.record_index() < reader.num_records():
+                yield reader.read()
+        finally:
+            reader.close()
+        return
+    with path.open("rb") as file:
+        yield from read_records(file, str(path))
+
+
+def _remedy(path: Path) -> str:
+    """What to do about a path that is no prepared dataset: the nearest one below it, if there is just one."""
+    if not path.exists():
+        return "check the path; `shardbox ingest` and `shardbox diff` print the directory they wrote"
+    below = sorted(info.parent for info in path.glob("*/*/dataset_info.json")) + sorted(
+        info.parent for info in path.glob("*/dataset_info.json")
+    )
+    if below:
+        return f"give the directory of one version, such as {below[0]}"
+    return "make one with `shardbox ingest`"

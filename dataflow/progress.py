@@ -1,0 +1,69 @@
+"""Progress of long work: a line that renews itself on a terminal, plain lines now and then in a log."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_TERMINAL_PERIOD_S = 0.25
+_LOG_PERIOD_S = 10.0
+
+
+class Progress:
+    """Counts work done against work expected and says so on standard error."""
+
+    def __init__(self, what: str, total: float, unit: str) -> None:
+        self._what, self._total, self._unit = what, total, unit
+        self._start = self._shown = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+
+    def update(self, done: float) -> None:
+        """Say how far the work is, if the last time is long enough ago."""
+        now = time.monotonic()
+        if now - self._shown >= (_TERMINAL_PERIOD_S if self._terminal else _LOG_PERIOD_S):
+            self._shown = now
+            self._write(done, now - self._start)
+
+    def close(self, done: float) -> None:
+        """Leave the terminal's line behind, complete."""
+        if self._terminal and self._shown > self._start:
+            self._write(done, time.monotonic() - self._start)
+            sys.stderr.write("\n")
+
+    def _write(self, done: float, seconds: float) -> None:
+        rate = done / seconds if seconds else 0.0
+        share = min(done / self._total, 1.0) if self._total else 0.0
+        left = f", {(self._total - done) / rate:.0f} s left" if rate and done < self._total else ""
+        line = f"{self._what}: {share:4.0%}, {rate:.1f} {self._unit}/s{left}"
+        sys.stderr.write(f"\r\x1b[K{line}" if self._terminal else line + "\n")
+        sys.stderr.flush()
+
+
+@contextmanager
+def watch_directory(directory: Path, expected_bytes: int, what: str) -> Iterator[None]:
+    """Show progress by the bytes that appear below `directory`: it works for any runner that writes there."""
+    stop = threading.Event()
+    progress = Progress(what, expected_bytes / 1e6, "MB")
+
+    def megabytes() -> float:
+        sizes = (path.stat().st_size for path in list(directory.iterdir()) if path.is_file())
+        try:
+            return sum(sizes) / 1e6
+        except FileNotFoundError:  # A shard took its own name while we looked.
+            return 0.0
+
+    def watch() -> None:
+        while not stop.wait(_TERMINAL_PERIOD_S):
+            progress.update(megabytes())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        if directory.is_dir():
+            progress.close(megabytes())

@@ -1,0 +1,235 @@
+"""The canonical record types: frozen, and validated when made.
+
+Sources are turned into these, shards hold these, and everything downstream reads these. Boxes are always xyxy in
+absolute pixels of the upright image (see `dataflow.boxes`); `size` is always (height, width).
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dataflow.boxes import Size, box_areas
+from dataflow.errors import ShardboxError
+
+
+class RecordError(ShardboxError):
+    """A record that breaks its own promises."""
+
+
+class Change(IntEnum):
+    """What happened to an object between the before and the after frame."""
+
+    NONE = 0
+    MOVED = 1
+    APPEARED = 2
+    VANISHED = 3
+
+
+def _freeze(array: npt.ArrayLike, dtype: Any) -> npt.NDArray[Any]:
+    """A read-only array of `dtype`, copied where the caller could still write to it."""
+    frozen = np.array(array, dtype=dtype)
+    frozen.flags.writeable = False
+    return frozen
+
+
+def _require(condition: bool, message: str, remedy: str) -> None:
+    if not condition:
+        raise RecordError(message, remedy)
+
+
+@dataclass(frozen=True)
+class Categories:
+    """Class names by contiguous id, without background; `source_ids[i]` is what the source called class i."""
+
+    names: tuple[str, ...]
+    source_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "source_ids", tuple(self.source_ids) or tuple(range(len(self.names))))
+        _require(bool(self.names), "there are no class names", "name at least one class")
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        _require(not twice, f"class names occur twice: {', '.join(twice)}", "give every class its own name")
+        _require(
+            len(self.source_ids) == len(set(self.source_ids)) == len(self.names),
+            f"{len(self.names)} class names but source ids {self.source_ids}",
+            "give every class its own source id",
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """The annotated objects of one image.
+
+    `boxes` (N, 4) float32 xyxy px; `category_ids` (N,) int64; `areas` (N,) float32 px2 (of the mask where the
+    source has one, of the box otherwise); `is_crowd` (N,) bool: regions to ignore, neither right nor wrong to
+    detect; `track_ids` (N,) int64 or None; `changes` (N,) int64 of `Change` or None.
+    """
+
+    boxes: npt.NDArray[np.float32]
+    category_ids: npt.NDArray[np.int64]
+    areas: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    is_crowd: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    track_ids: npt.NDArray[np.int64] | None = None
+    changes: npt.NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        boxes = _freeze(np.asarray(self.boxes, np.float32).reshape(-1, 4), np.float32)
+        n = len(boxes)
+        object.__setattr__(self, "boxes", boxes)
+        for name, dtype, default in (
+            ("category_ids", np.int64, None),
+            ("areas", np.float32, box_areas(boxes)),
+            ("is_crowd", np.bool_, np.zeros(n, np.bool_)),
+            ("track_ids", np.int64, None),
+            ("changes", np.int64, None),
+        ):
+            value = getattr(self, name)
+            if default is not None and value.size == 0:
+                value = default
+            if value is not None:
+                value = _freeze(np.asarray(value).reshape(-1), dtype)
+                _require(len(value) == n, f"{n} boxes but {len(value)} {name}", "give one per box")
+                object.__setattr__(self, name, value)
+        _require(bool(np.isfinite(boxes).all()), f"boxes are not finite: {boxes}", "use finite numbers")
+        _require(
+            bool((boxes[:, :2] < boxes[:, 2:]).all()),
+            f"boxes are empty or reversed: {boxes[(boxes[:, :2] >= boxes[:, 2:]).any(axis=1)].tolist()}",
+            "boxes are x0, y0, x1, y1 with x0 < x1 and y0 < y1",
+        )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def check_inside(self, size: Size, n_categories: int | None = None) -> None:
+        """Raise `RecordError` unless all boxes lie within an image of `size` and all ids name a class."""
+        height, width = size
+        limit = np.array([width, height, width, height], np.float32)
+        outside = ((self.boxes < 0) | (self.boxes > limit)).any(axis=1)
+        _require(
+            not outside.any(),
+            f"boxes leave the image of {width}x{height} px: {self.boxes[outside].tolist()}",
+            "clip them to the image",
+        )
+        if n_categories is not None and len(self):
+            top = int(self.category_ids.max())
+            _require(
+                int(self.category_ids.min()) >= 0 and top < n_categories,
+                f"class id {top} is not among {n_categories} classes",
+                "use contiguous ids from 0",
+            )
+
+
+def no_objects() -> Objects:
+    """The objects of an image that shows none (background), which is not the same as an unlabelled image."""
+    return Objects(boxes=np.zeros((0, 4), np.float32), category_ids=np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageRecord:
+    """One annotated image. `image` holds the encoded bytes as they came; `height`, `width` are upright pixels.
+
+    `image_id` is unique in its dataset; `source_id` is what the source called the image (COCO's number), or "".
+    `group_id` names the scene: images of one scene never straddle splits. `provenance` is file:line or file#pointer.
+    """
+
+    image_id: str
+    image: bytes
+    height: int
+    width: int
+    objects: Objects
+    group_id: str
+    provenance: str
+    filename: str = ""
+    source_id: str = ""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.image_id), f"an image of {self.provenance} has no id", "give every image an id")
+        _require(
+            self.height > 0 and self.width > 0,
+            f"image {self.image_id!r} is {self.width}x{self.height} px",
+            "an image has at least one pixel",
+        )
+        self.objects.check_inside(self.size)
+
+    @property
+    def size(self) -> Size:
+        """(height, width) in upright pixels."""
+        return self.height, self.width
+
+
+def _identity() -> npt.NDArray[np.float64]:
+    return np.eye(3)
+
+
+@dataclass(frozen=True, eq=False)
+class FramePair:
+    """A before and an after image of one scene, and the objects that changed between them.
+
+    `objects` are the targets, in pixels of the after frame (`changes` says what happened to each);
+    `homography` (3, 3) float64 maps before px to after px; `alignment_score` in [0, 1] says how far to trust it.
+    """
+
+    pair_id: str
+    before: ImageRecord
+    after: ImageRecord
+    objects: Objects
+    homography: npt.NDArray[np.float64] = field(default_factory=_identity)
+    alignment_score: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "homography", _freeze(self.homography, np.float64))
+        _require(self.homography.shape == (3, 3), f"a homography of shape {self.homography.shape}", "use (3, 3)")
+        _require(
+            0.0 <= self.alignment_score <= 1.0,
+            f"an alignment score of {self.alignment_score}",
+            "use a number from 0 to 1",
+        )
+        _require(
+            self.before.group_id == self.after.group_id,
+            f"pair {self.pair_id!r} spans the scenes {self.before.group_id!r} and {self.after.group_id!r}",
+            "pair images of one scene",
+        )
+        self.objects.check_inside(self.after.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What one run detected in one image.
+
+    `boxes` (M, 4) float32 xyxy px of the original (upright) image; `scores` (M,) float32 in [0, 1];
+    `category_ids` (M,) int64 contiguous; `run_id` says which run.
+    """
+
+    image_id: str
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    category_ids: npt.NDArray[np.int64]
+    run_id: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "boxes", _freeze(np.asarray(self.boxes).reshape(-1, 4), np.float32))
+        object.__setattr__(self, "scores", _freeze(np.asarray(self.scores).reshape(-1), np.float32))
+        object.__setattr__(self, "category_ids", _freeze(np.asarray(self.category_ids).reshape(-1), np.int64))
+        _require(
+            len(self.boxes) == len(self.scores) == len(self.category_ids),
+            f"image {self.image_id!r}: {len(self.boxes)} boxes, {len(self.scores)} scores, "
+            f"{len(self.category_ids)} classes",
+            "give one of each per detection",
+        )
+        finite = np.isfinite(self.boxes).all() and np.isfinite(self.scores).all()
+        _require(bool(finite), f"image {self.image_id!r} has detections that are not finite", "drop them first")
+        _require(
+            bool(((self.scores >= 0) & (self.scores <= 1)).all()),
+            f"image {self.image_id!r} has scores outside 0 to 1",
+            "use probabilities",
+        )
+
+    def __len__(self) -> int:
+        return len(self.boxes)

@@ -1,0 +1,238 @@
+"""How records lie in shards: the TFDS features, and records to examples and back.
+
+The names follow TFDS's own detection datasets (`image`, `image/id`, `objects/{bbox,label,area,is_crowd,id}`), so
+that tools for those read ours. `find_layout` finds the same parts in datasets that are not ours.
+
+A pair dataset keeps the after frame as `image` and the before frame as `before`; a dataset of differences keeps the
+difference as `image`, with `before` and `after` beside it.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from dataflow import boxes
+from dataflow.errors import UsageError
+from dataflow.images import read_header
+from dataflow.records import Categories, Change, FramePair, ImageRecord, Objects, no_objects
+
+SCHEMA_VERSION = 1
+Kind = Literal["images", "pairs", "differences"]
+NO_TRACK = -1
+_log = logging.getLogger("shardbox")
+
+
+def build_features(categories: Categories, kind: Kind) -> tfds.features.FeaturesDict:
+    """The TFDS features of a dataset of images, of before/after pairs or of their differences."""
+    objects: dict[str, Any] = {
+        "bbox": tfds.features.BBoxFeature(),
+        "label": tfds.features.ClassLabel(names=list(categories.names)),
+        "area": np.float32,
+        "is_crowd": np.bool_,
+        "id": np.int64,
+    }
+    features: dict[str, Any] = {
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "image/filename": tfds.features.Text(),
+        "image/id": tfds.features.Text(),
+        "image/source_id": tfds.features.Text(),
+        "image/height": np.int64,
+        "image/width": np.int64,
+        "scene": tfds.features.Text(),
+        "provenance": tfds.features.Text(),
+    }
+    if kind != "images":
+        objects["change"] = tfds.features.ClassLabel(names=[change.name.lower() for change in Change])
+        features |= {
+            "before": tfds.features.Image(shape=(None, None, 3)),
+            "before/filename": tfds.features.Text(),
+            "before/id": tfds.features.Text(),
+            "before/height": np.int64,
+            "before/width": np.int64,
+            "homography": tfds.features.Tensor(shape=(3, 3), dtype=np.float64),
+            "alignment_score": np.float32,
+        }
+    if kind == "differences":
+        features["after"] = tfds.features.Image(shape=(None, None, 3))
+    features["objects"] = tfds.features.Sequence(objects)
+    return tfds.features.FeaturesDict(features)
+
+
+def _objects_to_columns(objects: Objects, size: boxes.Size, with_changes: bool) -> list[dict[str, Any]]:
+    relative = boxes.xyxy_to_tfds(objects.boxes, size)
+    tracks = objects.track_ids if objects.track_ids is not None else np.full(len(objects), NO_TRACK)
+    changes = objects.changes if objects.changes is not None else np.full(len(objects), Change.NONE)
+    rows = []
+    for i, box in enumerate(relative.tolist()):
+        row = {
+            "bbox": tfds.features.BBox(*box),
+            "label": int(objects.category_ids[i]),
+            "area": float(objects.areas[i]),
+            "is_crowd": bool(objects.is_crowd[i]),
+            "id": int(tracks[i]),
+        }
+        rows.append(row | {"change": int(changes[i])} if with_changes else row)
+    return rows
+
+
+def record_to_example(record: ImageRecord, with_changes: bool = False) -> dict[str, Any]:
+    """An image record as the dictionary that TFDS encodes."""
+    return {
+        "image": record.image,
+        "image/filename": record.filename,
+        "image/id": record.image_id,
+        "image/source_id": record.source_id,
+        "image/height": record.height,
+        "image/width": record.width,
+        "scene": record.group_id,
+        "provenance": record.provenance,
+        "objects": _objects_to_columns(record.objects, record.size, with_changes),
+    }
+
+
+def pair_to_example(pair: FramePair, difference: bytes | None = None) -> dict[str, Any]:
+    """A before/after pair as the dictionary that TFDS encodes, with its difference image where there is one."""
+    target = replace(pair.after, image_id=pair.pair_id, objects=pair.objects)
+    example = record_to_example(target, with_changes=True) | {
+        "before": pair.before.image,
+        "before/filename": pair.before.filename,
+        "before/id": pair.before.image_id,
+        "before/height": pair.before.height,
+        "before/width": pair.before.width,
+        "homography": pair.homography,
+        "alignment_score": pair.alignment_score,
+    }
+    if difference is not None:
+        example |= {"image": difference, "after": pair.after.image}
+    return example
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of an example are, by feature name; None or "" where a dataset has no such part."""
+
+    objects: str
+    kind: Kind
+    is_ours: bool
+    image_id: str = ""
+    filename: str = ""
+    crowd: str = ""
+    area: str = ""
+
+
+def find_layout(features: Mapping[str, Any], name: str) -> Layout:
+    """The layout of any TFDS detection dataset.
+
+    Raises:
+        UsageError: no `image`, or no sequence of objects with `bbox` and a class label.
+    """
+    remedy = "use a TFDS detection dataset: an `image`, and a Sequence with `bbox` and `label`"
+    if "image" not in features:
+        raise UsageError(f"{name} has no feature `image`, only {', '.join(sorted(features))}", remedy)
+    groups = [key for key in sorted(features) if {"bbox", "label"} <= set(_inner(features[key]))]
+    if not groups:
+        raise UsageError(f"{name} has no objects with boxes and labels", remedy)
+    group = "objects" if "objects" in groups else groups[0]
+    inner = _inner(features[group])
+    if not getattr(inner["label"], "names", None):
+        raise UsageError(f"{name}: `{group}/label` is no ClassLabel with names", remedy)
+    kind: Kind = "images" if "before" not in features else "differences" if "after" in features else "pairs"
+    return Layout(
+        objects=group,
+        kind=kind,
+        is_ours={"image/source_id", "provenance"} <= set(features),
+        image_id="image/id" if "image/id" in features else "",
+        filename="image/filename" if "image/filename" in features else "",
+        crowd=next((key for key in ("is_crowd", "is_difficult") if key in inner), ""),
+        area="area" if "area" in inner else "",
+    )
+
+
+def _inner(feature: Any) -> Mapping[str, Any]:
+    """The features inside a Sequence of dictionaries, or nothing."""
+    inner = getattr(feature, "feature", None)
+    return dict(inner.items()) if inner is not None and hasattr(inner, "items") else {}
+
+
+def image_features(layout: Layout) -> tuple[str, ...]:
+    """Names of the features that hold encoded images."""
+    return ("image",) + {"images": (), "pairs": ("before",), "differences": ("before", "after")}[layout.kind]
+
+
+def _text(value: Any) -> str:
+    """A text or number feature as str."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def example_to_objects(columns: Mapping[str, Any], size: boxes.Size, layout: Layout, name: str) -> Objects:
+    """The objects of a parsed example. Empty boxes, which other writers let through, are left out and logged."""
+    xyxy = boxes.tfds_to_xyxy(columns["bbox"], size)
+    keep = (xyxy[:, :2] < xyxy[:, 2:]).all(axis=1)
+    if not keep.all():
+        _log.warning("image %s: %d boxes without area left out", name, int((~keep).sum()))
+    tracks = np.asarray(columns["id"])[keep] if layout.is_ours else np.zeros(0, np.int64)
+    return Objects(
+        boxes=xyxy[keep],
+        category_ids=np.asarray(columns["label"])[keep],
+        areas=np.asarray(columns[layout.area], np.float32)[keep] if layout.is_ours else boxes.box_areas(xyxy[keep]),
+        is_crowd=np.asarray(columns[layout.crowd])[keep] if layout.crowd else np.zeros(0, np.bool_),
+        track_ids=tracks if (tracks != NO_TRACK).any() else None,
+        changes=np.asarray(columns["change"])[keep] if layout.is_ours and layout.kind != "images" else None,
+    )
+
+
+def example_image_id(example: Mapping[str, Any], layout: Layout, position: str) -> str:
+    """The id of an example: its own, else its file name, else its position in the shards."""
+    own = example[layout.image_id] if layout.image_id else b""
+    name = example[layout.filename] if layout.filename else b""
+    return _text(own) or _text(name) or position
+
+
+def example_size(example: Mapping[str, Any], layout: Layout) -> boxes.Size:
+    """(height, width) px of the frame the boxes are in: upright for ours, as stored for others (TFDS ignores EXIF)."""
+    if layout.is_ours:
+        return int(example["image/height"]), int(example["image/width"])
+    return read_header(example["image"]).stored_size
+
+
+def example_to_record(example: Mapping[str, Any], layout: Layout, position: str) -> ImageRecord:
+    """A parsed example (images still encoded) as a record. `position` names it where it has no id of its own."""
+    image_id = example_image_id(example, layout, position)
+    size = example_size(example, layout)
+    return ImageRecord(
+        image_id=image_id,
+        image=example["image"],
+        height=size[0],
+        width=size[1],
+        objects=example_to_objects(example[layout.objects], size, layout, image_id),
+        group_id=_text(example["scene"]) if layout.is_ours else image_id,
+        provenance=_text(example["provenance"]) if layout.is_ours else position,
+        filename=_text(example[layout.filename]) if layout.filename else "",
+        source_id=_text(example["image/source_id"]) if layout.is_ours else "",
+    )
+
+
+def example_to_pair(example: Mapping[str, Any], layout: Layout, position: str) -> FramePair:
+    """A parsed example of a pair or difference dataset as a pair."""
+    target = example_to_record(example, layout, position)
+    after = replace(target, image=example.get("after", target.image), objects=no_objects())
+    before = replace(
+        after,
+        image_id=_text(example["before/id"]),
+        filename=_text(example["before/filename"]),
+        image=example["before"],
+        height=int(example["before/height"]),
+        width=int(example["before/width"]),
+    )
+    return FramePair(
+        pair_id=target.image_id,
+        before=before,
+        after=after,
+        objects=target.objects,
+        homography=np.asarray(example["homography"]),
+        alignment_score=float(example["alignment_score"]),
+    )

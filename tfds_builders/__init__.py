@@ -1,0 +1,1 @@
+"""Source formats to records, and the TFDS builders over them."""

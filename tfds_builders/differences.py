@@ -1,0 +1,46 @@
+"""Pairs to differences: what the workers of `shardbox diff` run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from dataflow.errors import ShardboxError
+from dataflow.findings import Code, Finding
+from dataflow.image_diff import DiffMode, SizeMismatchError, difference
+from dataflow.images import decode_rgb, encode_jpeg, encode_png
+from dataflow.prepared import PreparedDataset
+from dataflow.records import FramePair
+from dataflow.schema import pair_to_example
+from dataflow.shards import Outcome
+
+ImageFormat = Literal["jpeg", "png"]
+IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
+
+
+@dataclass(frozen=True)
+class DifferenceLoader:
+    """The pairs of input shards to difference examples, in the order in which they lie there. Runs on workers."""
+
+    pairs: Path
+    mode: DiffMode
+    image_format: ImageFormat
+
+    def __call__(self, shards: Any) -> Iterator[Outcome]:
+        """One outcome per pair; a pair that cannot be decoded or differs in size is quarantined."""
+        dataset = PreparedDataset(self.pairs)
+        for shard in sorted(shards, key=lambda shard: shard.index):
+            for pair in dataset.shard_pairs(shard):
+                yield self._outcome(pair)
+
+    def _outcome(self, pair: FramePair) -> Outcome:
+        try:
+            before, after = decode_rgb(pair.before.image), decode_rgb(pair.after.image)
+            image = difference(before, after, self.mode)
+        except ShardboxError as error:
+            mismatch = isinstance(error, SizeMismatchError)
+            code = Code.SIZE_MISMATCH if mismatch else Code.IMAGE_UNREADABLE
+            finding = Finding(code, "error", pair.after.filename, error.message, error.remedy, image_id=pair.pair_id)
+            return Outcome(pair.pair_id, None, (finding,))
+        encoded = encode_jpeg(image) if self.image_format == "jpeg" else encode_png(image)
+        return Outcome(pair.pair_id, pair_to_example(pair, encoded))

@@ -1,0 +1,1 @@
+"""One module per source format; each turns files into references and references into records."""

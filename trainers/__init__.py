@@ -1,0 +1,1 @@
+"""Detectors, training, prediction, evaluation, the FiftyOne store and the command line."""

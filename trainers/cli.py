@@ -1,0 +1,232 @@
+"""The command line. Only this module ends the process; everything heavier than arguments is imported by need."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dataflow.errors import DataRefusedError, MissingExtraError, ShardboxError, UsageError
+
+# Idle OpenMP threads that spin cost a busy two-core machine ten times the time of a training step.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# Which extra brings a package, for the error when it is absent.
+_EXTRAS = {
+    "apache_beam": "prepare",
+    "google_crc32c": "prepare",
+    "tensorflow_datasets": "prepare",
+    "tensorflow": "train",
+    "torch": "train",
+    "torchvision": "train",
+    "transformers": "train",
+    "pyarrow": "analyse",
+    "pycocotools": "analyse",
+    "fiftyone": "analyse",
+    "skimage": "analyse",
+    "sklearn": "analyse",
+}
+
+Command = Callable[[argparse.Namespace], dict[str, Any]]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+def _command(name: str) -> Command:
+    """A command by name, imported when it is called: `shardbox --help` must answer at once."""
+
+    def call(arguments: argparse.Namespace) -> dict[str, Any]:
+        from trainers import commands
+
+        result: dict[str, Any] = getattr(commands, name)(arguments)
+        return result
+
+    return call
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = _Parser(
+        prog="shardbox",
+        description="Annotated images to a trained, explained detector, dataset first.",
+        epilog="Every stage reads the directory that the stage before it wrote. Start with: shardbox demo",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    for add in (_add_ingest, _add_diff, _add_train, _add_predict, _add_evaluate, _add_browse, _add_demo):
+        add(commands)
+    return parser
+
+
+def _add(commands: Any, name: str, summary: str, reads: str = "") -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=f"{summary}.")
+    parser.set_defaults(command=_command(name), command_name=name)
+    if reads:
+        parser.add_argument("dataset", type=Path, metavar="DATASET", help=reads)
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output and nothing else")
+    return parser
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--on-finding",
+        choices=("fail", "quarantine", "repair"),
+        default="quarantine",
+        help="what to do about bad data: refuse it all, keep the bad images out (default), or mend what can be mended",
+    )
+    parser.add_argument(
+        "--runner", default="FnApiRunner", help="Beam runner (default FnApiRunner); its options follow after --"
+    )
+
+
+def _add_ingest(commands: Any) -> None:
+    parser = _add(commands, "ingest", "Turn an annotated source into a prepared dataset")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="directory (or file) of the annotated images")
+    parser.add_argument("--format", required=True, choices=("yolo", "coco", "mot"), help="how SOURCE is annotated")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset goes to DIR/NAME/1.0.0")
+    parser.add_argument("--name", help="name of the dataset (default: after SOURCE)")
+    parser.add_argument(
+        "--splits",
+        metavar="SPLITS",
+        help="train=0.8,validation=0.2: shares of the scenes; train=1-150,validation=151-200: frames of a sequence "
+        "(default: the splits of SOURCE, or 80/20)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another seed puts other scenes into the splits")
+    parser.add_argument("--names", help="yolo, mot: class names a,b,c where SOURCE has none")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="coco: where the images are")
+    pairs = parser.add_argument_group("before/after pairs (mot)")
+    pairs.add_argument(
+        "--pair-gap", type=int, metavar="K", help="pair frame i with frame i + K; targets are what moved"
+    )
+    pairs.add_argument(
+        "--moved-iou",
+        type=float,
+        metavar="IOU",
+        help="an object has moved when its two boxes overlap less than this (default 0.5)",
+    )
+    pairs.add_argument(
+        "--targets",
+        choices=("both", "after", "arrived-and-left"),
+        help="which places of a moved object are targets: both alike (default; all that an absolute difference can "
+        "tell), the place it is at now, or both as two classes",
+    )
+    _add_running(parser)
+
+
+def _add_diff(commands: Any) -> None:
+    parser = _add(commands, "diff", "Turn a dataset of pairs into a dataset of difference images", "dataset of pairs")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset goes to DIR/NAME/1.0.0")
+    parser.add_argument("--name", help="name of the dataset (default: NAME_MODE)")
+    parser.add_argument(
+        "--mode",
+        choices=("absolute", "signed"),
+        default="absolute",
+        help="absolute: |after - before| (default); signed: 128 + (after - before) / 2, which tells old from new place",
+    )
+    parser.add_argument(
+        "--format", choices=("jpeg", "png"), default="jpeg", help="jpeg: quality 95, 4:4:4 (default); png: lossless"
+    )
+    _add_running(parser)
+
+
+def _add_train(commands: Any) -> None:
+    parser = _add(commands, "train", "Train a detector", "prepared dataset")
+    parser.add_argument("--recipe", required=True, metavar="NAME", help="detr_r50, detr_small or dense_cnn_small")
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="directory of the run")
+    parser.add_argument("--split", default="train", help="split to train on (default train)")
+    parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps (default: the recipe's)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images a step (default: the recipe's)")
+    parser.add_argument("--seed", type=int, default=0, help="decides initial weights and order of images")
+    parser.add_argument("--weights", metavar="WHERE", help="DETR: hub name or directory of a checkpoint to start from")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of RUN")
+
+
+def _add_predict(commands: Any) -> None:
+    parser = _add(commands, "predict", "Detect objects with a trained run", "prepared dataset")
+    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="directory that train wrote")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory for the predictions")
+    parser.add_argument("--split", default="validation", help="split to predict (default validation)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images at once (default: the recipe's)")
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = _add(commands, "evaluate", "Compare predictions with the truth", "prepared dataset")
+    parser.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="directory that predict wrote")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory for report.html, report.json")
+    parser.add_argument("--split", help="split to evaluate (default: the one that was predicted)")
+
+
+def _add_browse(commands: Any) -> None:
+    parser = _add(commands, "browse", "Store truth and predictions in FiftyOne and open its App", "prepared dataset")
+    parser.add_argument(
+        "--predictions", type=Path, nargs="*", default=[], metavar="DIR", help="directories that predict wrote"
+    )
+    parser.add_argument("--split", help="split to browse (default: the one that was predicted, else validation)")
+    parser.add_argument("--name", help="name of the FiftyOne dataset (default: after DATASET)")
+    parser.add_argument("--no-app", action="store_true", help="store only; do not open the App")
+    parser.add_argument("--port", type=int, default=5151, help="port of the App on 127.0.0.1 (default 5151)")
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _add(commands, "demo", "Run every stage on a small set of generated before/after scenes")
+    parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="directory (default: demo)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (0 done, 1 data refused, 2 wrong usage)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    at = words.index("--") if "--" in words else len(words)
+    arguments = build_parser().parse_args(words[:at])
+    arguments.runner_arguments = tuple(words[at + 1 :])
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    logging.getLogger("shardbox").setLevel(logging.WARNING)
+    try:
+        if arguments.runner_arguments and not hasattr(arguments, "runner"):
+            raise UsageError(f"{arguments.command_name} runs no Beam job", "leave out -- and what follows")
+        result = _run(arguments)
+    except ShardboxError as error:
+        print(f"shardbox {arguments.command_name}: error: {error}", file=sys.stderr)
+        if arguments.json:
+            kind = "refused" if isinstance(error, DataRefusedError) else "usage"
+            print(json.dumps({"error": kind, "message": error.message, "remedy": error.remedy}))
+        return error.exit_status
+    except KeyboardInterrupt:
+        print(f"shardbox {arguments.command_name}: stopped", file=sys.stderr)
+        return 130
+    if arguments.json:
+        print(json.dumps(result))
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Call the command; with --json whatever libraries print goes to standard error."""
+    command: Command = arguments.command
+    stdout = sys.stdout
+    try:
+        if arguments.json:
+            sys.stdout = sys.stderr
+        return command(arguments)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        raise MissingExtraError(package, _EXTRAS[package]) from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise UsageError(
+            f"{where}{error.strerror or error}", "check the path, its permissions and free space"
+        ) from error
+    finally:
+        sys.stdout = stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,8 +14,6 @@ from dataflow.errors import ShardboxError
 RgbImage = npt.NDArray[np.uint8]
 _ORIENTATION = 0x0112
 
-Image.MAX_IMAGE_PIXELS = None  # Only headers are read by Pillow here; sizes are checked by whoever decodes.
-
 
 class ImageError(ShardboxError):
     """Bytes that are not an image we can read."""
@@ -46,15 +44,39 @@ def read_header(data: bytes) -> ImageHeader:
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            orientation = image.getexif().get(_ORIENTATION, 1)
+            # Pillow and OpenCV turn TIFF upright by themselves, and Pillow reports its upright size.
+            orientation = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
             return ImageHeader(
-                format=image.format or "",
+                # MPO is JPEG followed by further views, which nobody here reads.
+                format="JPEG" if image.format == "MPO" else image.format or "",
                 stored_size=(image.height, image.width),
                 orientation=orientation if orientation in range(1, 9) else 1,
             )
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         what = "is empty" if not data else f"is no readable image ({error.__class__.__name__})"
         raise ImageError(f"image of {len(data)} bytes {what}", "replace the file") from error
+
+
+def is_complete(data: bytes, header: ImageHeader) -> bool:
+    """Whether a JPEG, PNG or BMP goes on to its end, as far as can be told without decoding it."""
+    if header.format == "JPEG":
+        return data.rfind(b"\xff\xd9", _jpeg_scan(data)) >= 0
+    if header.format == "PNG":
+        return data.rfind(b"IEND") >= 0
+    if header.format == "BMP":
+        height, width = header.stored_size
+        start, bits = int.from_bytes(data[10:14], "little"), int.from_bytes(data[28:30], "little")
+        return len(data) >= start + height * ((width * bits + 31) // 32 * 4)
+    return True
+
+
+def _jpeg_scan(data: bytes) -> int:
+    """Where the pixels of a JPEG begin, behind the thumbnails that its metadata may hold (ITU T.81, annex B)."""
+    at = 2
+    while at + 4 <= len(data) and data[at + 1] != 0xDA:
+        filler = data[at] != 0xFF or data[at + 1] == 0xFF
+        at += 1 if filler else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return at
 
 
 def turn_upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:

@@ -18,10 +18,12 @@ class Progress:
         self._what, self._total, self._unit = what, total, unit
         self._start = self._shown = time.monotonic()
         self._terminal = sys.stderr.isatty()
+        self._note = ""
 
-    def update(self, done: float) -> None:
-        """Say how far the work is, if the last time is long enough ago."""
+    def update(self, done: float, note: str = "") -> None:
+        """Say how far the work is, and `note` after it, if the last time is long enough ago."""
         now = time.monotonic()
+        self._note = note
         if now - self._shown >= (_TERMINAL_PERIOD_S if self._terminal else _LOG_PERIOD_S):
             self._shown = now
             self._write(done, now - self._start)
@@ -36,7 +38,7 @@ class Progress:
         rate = done / seconds if seconds else 0.0
         share = min(done / self._total, 1.0) if self._total else 0.0
         left = f", {(self._total - done) / rate:.0f} s left" if rate and done < self._total else ""
-        line = f"{self._what}: {share:4.0%}, {rate:.1f} {self._unit}/s{left}"
+        line = f"{self._what}: {share:4.0%}, {rate:.1f} {self._unit}/s{left}{', ' if self._note else ''}{self._note}"
         sys.stderr.write(f"\r\x1b[K{line}" if self._terminal else line + "\n")
         sys.stderr.flush()
 

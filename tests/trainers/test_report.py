@@ -1,0 +1,248 @@
+"""The report: whole, self-contained, true to the evaluation, safe with any text, and alive in a browser."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from dataflow.errors import UsageError
+from dataflow.images import decode_rgb, encode_png
+from dataflow.records import Categories, Objects, Predictions, no_objects
+from tests.factories import photograph
+from trainers import report
+from trainers.charts import Chart, draw, standalone
+from trainers.evaluation import evaluate
+from trainers.frames import Frame, boxes_in_frame, examples
+from trainers.matching import FIGURES, Verdict
+from trainers.pictures import read_panels
+from trainers.predictions import collect_predictions
+from trainers.report import write_report
+
+SIZE = (64, 96)
+NASTY = "</script><script>alert('x')</script>\"&<b>"
+_VOID = {"meta", "input", "image", "rect", "path", "line", "br"}
+
+
+def _compared(samples, seed=0, kind="images", run_id="run", images=6):
+    rng = np.random.default_rng(seed)
+    make = samples.record if kind == "images" else samples.pair
+    made = [make(f"image {i}", samples.objects(rng, int(rng.integers(0, 6)), SIZE), SIZE) for i in range(images)]
+    dataset = samples.dataset({"validation": made}, kind=kind)
+    detected = [samples.detections(rng, record, run_id) for record in dataset.records("validation")]
+    predictions = collect_predictions(detected, run_id=run_id, dataset=dataset, split="validation")
+    return evaluate(dataset, predictions, "validation"), dataset, predictions
+
+
+class _Page(HTMLParser):
+    """Elements with their attributes, and whether all that is opened is closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open = [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def of(self, tag, **wanted):
+        return [
+            a for t, a in self.elements if t == tag and all(v in (a.get(k) or "").split() for k, v in wanted.items())
+        ]
+
+
+@pytest.mark.parametrize("kind", ["images", "pairs", "differences"])
+def test_the_report_is_whole_and_shows_what_was_counted(samples, tmp_path, kind):
+    evaluation, dataset, predictions = _compared(samples, kind=kind)
+    path = write_report(evaluation, dataset, predictions, tmp_path / "out", pictures=4)
+    assert path == tmp_path / "out" / "report.html"
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        "precision_recall.svg",
+        "report.html",
+        "report.json",
+        "scores.svg",
+    ]
+    content = json.loads((path.parent / "report.json").read_text())
+    assert set(FIGURES) <= set(content)
+    text = path.read_text()
+    assert f"{evaluation.figures['AP50']:.3f}" in text and dataset.fingerprint in text
+    page = _Page(text)
+    frames = {"images": 1, "pairs": 2, "differences": 3}[kind]
+    assert len(page.of("svg", **{"class": "panel"})) == 4 * frames
+    shown = [evaluation.matches[i].at_score(evaluation.errors.score) for i, _ in evaluation.errors.ranked_images[:4]]
+    for name, verdict in (("tp", Verdict.TP), ("fp", Verdict.FP), ("fn", Verdict.FN)):
+        assert len(page.of("g", **{"class": name})) == frames * sum(m.count(verdict) for m in shown)
+    if kind != "images":
+        found, total = evaluation.errors.by_change["moved"]
+        assert f"<td>{total}</td><td>{found}</td>" in text
+
+
+def test_the_page_needs_no_network(samples, tmp_path):
+    text = write_report(*_compared(samples), tmp_path / "out").read_text()
+    text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
+    links = set(re.findall(r"(?:https?:)?//[a-z][^\s\"'<)]*", text))
+    assert links == {"http://www.w3.org/2000/svg"}  # A name, not an address.
+    page = _Page(text)
+    for _, attributes in page.elements:
+        for name in ("src", "href", "srcset", "action"):
+            assert attributes.get(name, "data:").startswith("data:")
+    assert not re.search(r"@import|url\(", text)
+
+
+def test_text_from_data_cannot_become_markup(samples, tmp_path):
+    objects = Objects([[10, 10, 40, 40], [50, 10, 80, 40]], [0, 1])
+    record = samples.record(NASTY, objects, SIZE)
+    dataset = samples.dataset({"validation": [record]}, categories=Categories((NASTY, "$body {x} %s")))
+    found = [Predictions(NASTY, [[10, 10, 40, 40]], [0.5], [1], NASTY)]
+    predictions = collect_predictions(found, run_id=NASTY, dataset=dataset, split="validation")
+    evaluation = evaluate(dataset, predictions, "validation")
+    text = write_report(evaluation, dataset, predictions, tmp_path / "out").read_text()
+    assert NASTY not in text and html.escape(NASTY) in text and "$body {x} %s" in text
+    assert len(_Page(text).of("script")) == 1
+    json.loads((tmp_path / "out" / "report.json").read_text())
+
+
+def test_pictures_are_the_frames_of_the_example(samples):
+    """The before frame is drawn where the after frame has it."""
+    shift = np.array([[1, 0, 16], [0, 1, 8], [0, 0, 1]], float)
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    pixels[16:32, 32:48] = 255
+    pair = samples.pair("p", Objects([[48, 24, 64, 40]], [0]), SIZE, homography=shift)
+    pair = replace(pair, before=replace(pair.before, image=encode_png(pixels)))
+    dataset = samples.dataset({"validation": [pair]}, kind="differences")
+    ((image_id, panels),) = read_panels(dataset, "validation", ["p"])
+    assert image_id == "p"
+    assert [panel.title for panel in panels] == ["before, aligned with after", "after", "difference"]
+    drawn = decode_rgb(panels[0].jpeg).mean(axis=2)
+    assert drawn[28:36, 52:60].min() > 240 and drawn[:20].max() < 15
+    (example,) = examples(dataset, "validation")
+    before, after, _ = example.frames
+    np.testing.assert_allclose(boxes_in_frame(example.record.objects.boxes, before), [[32, 16, 48, 32]], atol=1e-4)
+    np.testing.assert_array_equal(boxes_in_frame(example.record.objects.boxes, after), [[48, 24, 64, 40]])
+
+
+def test_a_box_that_left_the_frame_is_empty_there(samples):
+    record = samples.record("a", no_objects(), SIZE)
+    frame = Frame("before", record, np.array([[1, 0, 50], [0, 1, 0], [0, 0, 1]], float))
+    (box,) = boxes_in_frame(np.array([[10, 10, 20, 20]], np.float32), frame)
+    assert box.tolist() == [0, 10, 0, 20]
+
+
+def test_large_pictures_are_made_smaller(samples):
+    dataset = samples.dataset({"validation": [samples.record("a", no_objects(), (900, 1600))]})
+    ((_, (panel,)),) = read_panels(dataset, "validation", ["a"])
+    assert decode_rgb(panel.jpeg).shape == (360, 640, 3) and panel.size == (900, 1600)
+
+
+def test_a_dataset_that_is_not_ours(samples, tmp_path):
+    """TFDS's own have no source ids, scenes or areas, and their boxes are in pixels as stored, whatever EXIF says."""
+    rng = np.random.default_rng(1)
+    records = [samples.record(str(i), samples.objects(rng, 3, SIZE), SIZE) for i in (40, 7)]
+    turned = photograph(*SIZE, orientation=6)
+    dataset = samples.foreign([replace(record, image=turned) for record in records])
+    predictions = collect_predictions(
+        samples.truth_as_predictions(dataset, "validation", "r"), run_id="r", dataset=dataset, split="validation"
+    )
+    evaluation = evaluate(dataset, predictions, "validation")
+    assert list(evaluation.truths) == ["7", "40"] and evaluation.figures["AP"] == 1.0
+    assert evaluation.errors.by_change == {}
+    (_, (panel,)), _ = read_panels(dataset, "validation", ["7", "40"])
+    assert panel.size == SIZE == decode_rgb(panel.jpeg).shape[:2]
+    write_report(evaluation, dataset, predictions, tmp_path / "out")
+
+
+@pytest.mark.parametrize("detections", [True, False])
+def test_nothing_to_show(samples, tmp_path, detections):
+    dataset = samples.dataset({"validation": [samples.record("a", no_objects(), SIZE)]})
+    found = [Predictions("a", [[0, 0, 9, 9]], [0.4], [1], "r") if detections else Predictions("a", [], [], [], "r")]
+    predictions = collect_predictions(found, run_id="r", dataset=dataset, split="validation")
+    evaluation = evaluate(dataset, predictions, "validation")
+    text = write_report(evaluation, dataset, predictions, tmp_path / "out").read_text()
+    assert "nan" not in text.lower().replace("nano", "") and "None" not in text
+    assert "<b>–</b>" in text
+
+
+def test_a_failure_leaves_nothing_and_what_is_there_stays(samples, tmp_path, monkeypatch):
+    compared = _compared(samples)
+    write_report(*compared, tmp_path / "out")
+    before = (tmp_path / "out" / "report.html").read_bytes()
+    with pytest.raises(UsageError, match="exists already"):
+        write_report(*compared, tmp_path / "out")
+    monkeypatch.setattr(report, "_footer", lambda evaluation: 1 / 0)
+    for out in (tmp_path / "out", tmp_path / "new"):
+        with pytest.raises(ZeroDivisionError):
+            write_report(*compared, out, overwrite=True)
+    monkeypatch.undo()
+    assert (tmp_path / "out" / "report.html").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "out"]
+    write_report(*compared, tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "report.html").read_bytes() == before  # The same comparison, the same bytes.
+
+
+def test_charts_are_svg_and_break_where_nothing_is_known():
+    x = np.linspace(0, 1, 5)
+    chart = Chart("a < b", "x & y", "y", x, {"one": np.array([1, np.nan, np.nan, 0.5, 0]), "two": x}, 0.5, "here <")
+    for text in (draw(chart), standalone(chart)):
+        root = ElementTree.fromstring(text)
+        paths = [p.get("d") for p in root.iter("{http://www.w3.org/2000/svg}path") if "s1" in p.get("class")]
+        assert paths[0].count("M") == 2 and "nan" not in text
+        data = json.loads(root.get("data-chart"))
+        assert data["series"]["one"] == [1.0, None, None, 0.5, 0.0]
+    assert "<style>" in standalone(chart)
+
+
+_SCRIPT = """<script>
+const results = {};
+const column = i => [...document.querySelectorAll("table.sorts tbody tr")].map(row => row.cells[i].textContent);
+const heads = document.querySelectorAll("table.sorts th button");
+heads[1].click(); results.falling = column(1); heads[1].click(); results.rising = column(1);
+heads[0].click(); results.names = column(0);
+document.querySelector(".tabs input[value=Recall]").click();
+results.tables = [...document.querySelectorAll(".heat")].filter(t => !t.hidden).map(t => t.dataset.figure);
+const shown = kind => getComputedStyle(document.querySelector(".panel ." + kind)).display;
+results.before = shown("fp"); document.querySelector(".keys input[value=fp]").click(); results.after = shown("fp");
+const chart = document.querySelector("svg[data-chart]"), box = chart.getBoundingClientRect();
+chart.dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + box.width / 2, clientY: box.top + 9}));
+results.readout = chart.parentElement.querySelector(".readout").textContent;
+results.wide = document.documentElement.scrollWidth <= innerWidth;
+const out = document.createElement("pre"); out.id = "results"; out.textContent = JSON.stringify(results);
+document.body.append(out);
+</script></body>"""
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs the browser chromium")
+def test_in_a_browser_tables_sort_and_boxes_hide(samples, tmp_path):
+    evaluation, dataset, predictions = _compared(samples, kind="differences")
+    path = write_report(evaluation, dataset, predictions, tmp_path / "out")
+    page = tmp_path / "page.html"
+    page.write_text(path.read_text().replace("</body>", _SCRIPT))
+    options = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    command = ["chromium", *options.split(), "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run(
+        [*command, "--window-size=390,900", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    results = json.loads(html.unescape(re.search(r'<pre id="results">(.*?)</pre>', done.stdout)[1]))
+    values = [figures.ap for figures in evaluation.per_class]
+    assert results["falling"] == [f"{v:.3f}" for v in sorted(values, reverse=True)]
+    assert results["rising"] == results["falling"][::-1]
+    assert results["names"] == sorted(dataset.categories.names)
+    assert results["tables"] == ["Recall"]
+    assert (results["before"], results["after"]) == ("inline", "none")
+    assert re.fullmatch(r"recall 0\.\d\d: IoU 0\.50 [01]\.\d{3} · .*", results["readout"])
+    assert results["wide"]  # Nothing sticks out at the width of a phone.

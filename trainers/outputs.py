@@ -1,0 +1,61 @@
+"""Output directories that appear whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dataflow.errors import UsageError
+
+
+def check_output(out: Path, marker: str, overwrite: bool) -> None:
+    """Refuse an output path that holds something, so that hours of work do not end in that refusal.
+
+    An empty directory is fine. With `overwrite`, only a directory that holds the file `marker`, that is one
+    which the same command wrote, is given up.
+
+    Raises:
+        UsageError: `out` is taken.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not overwrite:
+        raise UsageError(f"{out} exists already", "choose another --out, or remove it first")
+    if not (out / marker).is_file():
+        raise UsageError(f"{out} exists and holds no {marker}, so it is not replaced", "choose another --out")
+
+
+@contextmanager
+def whole_directory(out: Path, marker: str, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary directory beside `out` that takes its name when the block ends well, or else vanishes.
+
+    A killed process leaves at most a hidden `.NAME.incomplete-*` directory, which nothing reads.
+
+    Raises:
+        UsageError: `out` is taken (see `check_output`).
+    """
+    check_output(out, marker, overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.incomplete-", dir=out.parent))
+    work.chmod(0o777 & ~_umask())
+    try:
+        yield work
+        check_output(out, marker, overwrite)
+        if out.exists():
+            old = work.with_name(work.name.replace("incomplete", "replaced"))
+            out.rename(old)
+            work.rename(out)
+            shutil.rmtree(old)
+        else:
+            work.rename(out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

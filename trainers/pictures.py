@@ -1,0 +1,147 @@
+"""Pictures for a report: the frames of an example, and truth and predictions drawn over them."""
+
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import cv2
+import numpy as np
+
+from dataflow.boxes import Size
+from dataflow.images import RgbImage
+from dataflow.prepared import PreparedDataset
+from dataflow.records import Change, ImageRecord, Predictions
+from dataflow.schema import example_image_id
+from trainers.frames import Frame, aligned_pixels, to_example
+from trainers.matching import ImageMatches, Verdict
+
+_LONG_SIDE = 640
+_QUALITY = 82
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One frame as a JPEG of moderate size, showing the pixels that boxes of an image of `size` refer to."""
+
+    title: str
+    jpeg: bytes
+    size: Size
+
+
+def read_panels(
+    dataset: PreparedDataset, split: str, image_ids: Sequence[str]
+) -> Iterator[tuple[str, tuple[Panel, ...]]]:
+    """(image id, its frames) of the images named, in one pass over the split, in the order of the shards."""
+    wanted = set(image_ids)
+    for position, parsed in dataset.examples(split):
+        image_id = example_image_id(parsed, dataset.layout, position)
+        if image_id in wanted:
+            example = to_example(parsed, dataset.layout, position)
+            # The boxes of datasets that are not ours refer to the pixels as stored: TFDS knows no EXIF.
+            upright = dataset.layout.is_ours
+            yield (
+                image_id,
+                tuple(
+                    _panel(_title(frame), aligned_pixels(frame, example, upright), example.record.size)
+                    for frame in example.frames
+                ),
+            )
+
+
+def _title(frame: Frame) -> str:
+    if frame.homography is not None:
+        return f"{frame.role}, aligned with after"
+    return "difference" if frame.role == "diff" else frame.role
+
+
+def _panel(title: str, pixels: RgbImage, size: Size) -> Panel:
+    """Pixels made smaller where they are large, as JPEG."""
+    height, width = pixels.shape[:2]
+    scale = _LONG_SIDE / max(height, width)
+    if scale < 1:
+        shape = (max(1, round(width * scale)), max(1, round(height * scale)))
+        pixels = np.asarray(cv2.resize(pixels, shape, interpolation=cv2.INTER_AREA), np.uint8)
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    assert done
+    return Panel(title, bytes(data), size)
+
+
+@dataclass(frozen=True)
+class _Box:
+    """A box to draw: style (a class of the page's CSS), xyxy px, what to write at it and when pointed at."""
+
+    style: str
+    xyxy: tuple[float, float, float, float]
+    label: str
+    hint: str
+
+
+def draw_panel(
+    panel: Panel, record: ImageRecord, predictions: Predictions, matches: ImageMatches, names: Sequence[str]
+) -> str:
+    """A frame as an `<svg>` element with its picture inside and the boxes over it; all text escaped.
+
+    `matches` is what to show: detections it has `CUT` are left out.
+    """
+    height, width = panel.size
+    data = base64.b64encode(panel.jpeg).decode()
+    text_size = max(height, width) / 36
+    boxes = "".join(_draw_box(box, text_size) for box in _boxes(record, predictions, matches, names))
+    label = f"{panel.title} of {record.image_id} with {matches.count(Verdict.TP)} right and "
+    label += f"{matches.count(Verdict.FP)} wrong detections and {matches.count(Verdict.FN)} missed objects"
+    return (
+        f'<svg class="panel" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
+        f'<image width="{width}" height="{height}" preserveAspectRatio="none" '
+        f'href="data:image/jpeg;base64,{data}"/>{boxes}</svg>'
+    )
+
+
+def _boxes(
+    record: ImageRecord, predictions: Predictions, matches: ImageMatches, names: Sequence[str]
+) -> Iterator[_Box]:
+    """What to draw, what matters most last and so on top."""
+    objects = record.objects
+    many = len(names) > 1
+    for i, verdict in enumerate(matches.object_verdicts.tolist()):
+        name = names[objects.category_ids[i]]
+        change = "" if objects.changes is None else f", {Change(int(objects.changes[i])).name.lower()}"
+        style, what = {
+            Verdict.TP: ("truth", "found"),
+            Verdict.FN: ("fn", "missed"),
+            Verdict.IGNORED: ("crowd", "region that does not count"),
+        }[Verdict(verdict)]
+        label = name if verdict == Verdict.FN and many else ""
+        yield _Box(style, _corners(objects.boxes[i]), label, f"{name}{change}: {what}")
+    order = np.argsort(predictions.scores, kind="stable")
+    for i in order.tolist():
+        verdict = Verdict(int(matches.verdicts[i]))
+        if verdict is Verdict.CUT:
+            continue
+        name = names[predictions.category_ids[i]]
+        score = f"{predictions.scores[i]:.2f}"
+        overlap = "" if np.isnan(matches.ious[i]) else f", overlap {matches.ious[i]:.2f}"
+        style, what = {
+            Verdict.TP: ("tp", "right"),
+            Verdict.FP: ("fp", "wrong"),
+            Verdict.IGNORED: ("crowd", "does not count"),
+        }[verdict]
+        label = f"{name} {score}" if many else score
+        yield _Box(style, _corners(predictions.boxes[i]), label, f"{name}, score {score}{overlap}: {what}")
+
+
+def _corners(box: Any) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = (round(float(value), 2) for value in box)
+    return x0, y0, x1, y1
+
+
+def _draw_box(box: _Box, text_size: float) -> str:
+    """A rectangle on a dark halo, so that it shows on any picture, and its label above (or, at the top, inside)."""
+    x0, y0, x1, y1 = box.xyxy
+    shape = f'x="{x0}" y="{y0}" width="{x1 - x0:.2f}" height="{y1 - y0:.2f}"'
+    y = y0 - text_size * 0.3 if y0 > text_size * 1.3 else y0 + text_size
+    text = f'<text x="{x0}" y="{y:.1f}" font-size="{text_size:.1f}">{escape(box.label)}</text>' if box.label else ""
+    return (
+        f'<g class="{box.style}"><title>{escape(box.hint)}</title><rect class="halo" {shape}/><rect {shape}/>{text}</g>'
+    )

@@ -1,0 +1,260 @@
+"""The dense detector against torchvision, against itself in other batches, and against the disk."""
+
+import math
+from collections import OrderedDict
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import nn
+from torchvision.models.detection import FCOS
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import box_convert, box_iou
+from transformers import AutoConfig, AutoModelForObjectDetection
+
+from dataflow.errors import UsageError
+from dataflow.records import Categories
+from trainers.dense import DenseDetector, DenseDetectorConfig, build_dense
+from trainers.residual_pyramid import ResidualPyramid, group_norm
+
+CATEGORIES = Categories(("person", "car", "dog"))
+
+
+def small(**changes) -> DenseDetectorConfig:
+    shape = {"widths": (8, 8, 16, 16), "blocks": 1, "pyramid_channels": 32, "groups": 4, "head_convolutions": 1}
+    return DenseDetectorConfig(num_labels=3, **(shape | changes))
+
+
+def make_model(seed: int = 0, **changes) -> DenseDetector:
+    torch.manual_seed(seed)
+    model = DenseDetector(small(**changes)).eval()
+    with torch.no_grad():  # Large enough for differences to show.
+        for module in model.fcos.head.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.mul_(20)
+    return model
+
+
+def random_labels(*counts: int) -> list[dict[str, torch.Tensor]]:
+    labels = []
+    for count in counts:
+        extent = 0.1 + 0.3 * torch.rand(count, 2)
+        centre = extent / 2 + (1 - extent) * torch.rand(count, 2)
+        labels.append({"class_labels": torch.randint(3, (count,)), "boxes": torch.cat([centre, extent], dim=1)})
+    return labels
+
+
+def padded(images: list[torch.Tensor], height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    pixels, mask = torch.zeros(len(images), 3, height, width), torch.zeros(len(images), height, width, dtype=torch.bool)
+    for i, image in enumerate(images):
+        pixels[i, :, : image.shape[1], : image.shape[2]] = image
+        mask[i, : image.shape[1], : image.shape[2]] = True
+    return pixels, mask
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (1, 0), (3, 100)])
+def test_losses_and_gradients_are_finite_whatever_the_number_of_objects(counts):
+    model = make_model().train()
+    output = model(torch.randn(2, 3, 64, 96), labels=random_labels(*counts))
+    output.loss.backward()
+    assert all(bool(value.isfinite()) for value in output.loss_dict.values())
+    assert output.loss.item() == pytest.approx(sum(value.item() for value in output.loss_dict.values()))
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+    assert any(float(p.grad.abs().sum()) > 0 for p in model.parameters() if p.grad is not None)
+
+
+class _Features(nn.Module):
+    """A backbone that gives what it was given, for torchvision's own model."""
+
+    out_channels = 32
+
+    def __init__(self, features: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, _: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
+        return OrderedDict((str(i), level) for i, level in enumerate(self.features))
+
+
+def torchvision_twin(model: DenseDetector, features: list[torch.Tensor], size: tuple[int, int]) -> FCOS:
+    """torchvision's whole FCOS, resizing to the size that the images have, on given features."""
+    anchors = AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3)
+    return FCOS(
+        _Features(features), 3, min_size=min(size), max_size=max(size), image_mean=[0.0] * 3, image_std=[1.0] * 3,
+        anchor_generator=anchors, head=model.fcos.head, score_thresh=0.01, nms_thresh=0.6,
+    )  # fmt: skip
+
+
+def test_loss_and_detections_equal_torchvisions_fcos_on_the_same_features():
+    model, size = make_model(), (96, 128)
+    images = torch.rand(2, 3, *size)
+    labels = random_labels(4, 7)
+    sizes = torch.tensor([size, size])
+    with torch.no_grad():
+        features, masks = model.fcos.backbone(images, sizes)
+        assert masks == [None, None, None]
+        twin = torchvision_twin(model, features, size)
+        scale = torch.tensor([size[1], size[0], size[1], size[0]])
+        targets = [
+            {"boxes": box_convert(label["boxes"], "cxcywh", "xyxy") * scale, "labels": label["class_labels"]}
+            for label in labels
+        ]
+        expected_losses = twin.train()(list(images), targets)
+        expected = twin.eval()(list(images))
+        output = model(images, labels=labels)
+    for name, value in expected_losses.items():
+        assert output.loss_dict[name].item() == pytest.approx(value.item(), rel=1e-5)
+    for got, want in zip(model.detect(output), expected, strict=True):
+        assert len(want["boxes"]) > 10
+        torch.testing.assert_close(
+            box_convert(got.boxes, "cxcywh", "xyxy") * scale, want["boxes"], rtol=1e-4, atol=1e-3
+        )
+        torch.testing.assert_close(got.scores, want["scores"])
+        assert torch.equal(got.labels, want["labels"])
+
+
+@pytest.mark.parametrize("size", [(64, 96), (50, 77), (33, 130), (8, 8), (65, 31)])
+@pytest.mark.parametrize("canvas", [(128, 160), (97, 131)])
+def test_padding_changes_neither_detections_nor_loss(size, canvas):
+    """Tolerance: the order of floating-point sums, which convolution chooses by the size of its input."""
+    canvas = (max(canvas[0], size[0]), max(canvas[1], size[1]))
+    model = make_model(score_threshold=0.0)
+    torch.manual_seed(1)
+    image, larger = torch.randn(3, *size), torch.randn(3, *canvas)
+    labels = random_labels(5)
+    with torch.no_grad():
+        alone = model(image[None], labels=labels)
+        together = model(*padded([image, larger], *canvas))
+        in_padding = model(*padded([image], *canvas), labels=labels)
+    for name, value in alone.loss_dict.items():
+        torch.testing.assert_close(in_padding.loss_dict[name], value, rtol=1e-4, atol=1e-5)
+    for raw in ("logits", "distances", "centredness"):
+        own = real_cells(getattr(alone, raw), size, size)
+        torch.testing.assert_close(real_cells(getattr(together, raw)[:1], canvas, size), own, rtol=1e-3, atol=1e-4)
+    want, got = model.detect(alone)[0], model.detect(together)[0]
+    torch.testing.assert_close(got.scores[:10], want.scores[:10], rtol=1e-3, atol=1e-4)
+    assert len(got.scores) == len(want.scores)
+
+
+def real_cells(rows: torch.Tensor, canvas: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+    """The rows (1, A, C) of the cells that belong to an image of `size` on a canvas."""
+    parts, start = [], 0
+    for stride in (8, 16, 32):
+        height, width = (math.ceil(side / stride) for side in canvas)
+        level = rows[:, start : start + height * width].reshape(1, height, width, -1)
+        parts.append(level[:, : math.ceil(size[0] / stride), : math.ceil(size[1] / stride)].flatten(1, 2))
+        start += height * width
+    assert start == rows.shape[1]
+    return torch.cat(parts, dim=1)
+
+
+def test_padding_changes_no_gradient():
+    model = make_model().train()
+    torch.manual_seed(2)
+    image, labels = torch.randn(3, 50, 70), random_labels(4)
+    gradients = []
+    for pixels, mask in ((image[None], None), padded([image], 96, 97)):
+        model.zero_grad()
+        model(pixels, mask, labels).loss.backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    for own, in_padding in zip(*gradients, strict=True):
+        torch.testing.assert_close(in_padding, own, rtol=1e-3, atol=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(height=st.integers(1, 7), width=st.integers(1, 9), extra=st.tuples(st.integers(0, 4), st.integers(0, 4)))
+def test_masked_group_norm_is_group_norm_of_the_unmasked_part(height, width, extra):
+    norm = nn.GroupNorm(2, 6)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = torch.randn(1, 6, height + extra[0], width + extra[1])
+    mask = torch.zeros(1, 1, *x.shape[2:], dtype=torch.bool)
+    mask[:, :, :height, :width] = True
+    got = group_norm(norm, x, mask)
+    torch.testing.assert_close(got[:, :, :height, :width], norm(x[:, :, :height, :width]), rtol=1e-4, atol=1e-5)
+    assert not got.masked_select(~mask).any()
+
+
+def test_pyramid_has_strides_8_16_32():
+    pyramid = ResidualPyramid((8, 8, 16, 16), 1, 32, 4, 3)
+    levels, masks = pyramid(torch.randn(1, 3, 70, 100), torch.tensor([[70, 100]]))
+    assert [tuple(level.shape) for level in levels] == [(1, 32, 9, 13), (1, 32, 5, 7), (1, 32, 3, 4)]
+    assert masks == [None, None, None]
+
+
+def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path):
+    model = make_model()
+    model.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    loaded = AutoModelForObjectDetection.from_pretrained(tmp_path)
+    assert type(loaded) is DenseDetector
+    assert AutoConfig.from_pretrained(tmp_path).widths == [8, 8, 16, 16]
+    pixels, mask = padded([torch.randn(3, 40, 70), torch.randn(3, 64, 64)], 64, 70)
+    with torch.no_grad():
+        before, after = model.detect(model(pixels, mask)), loaded.detect(loaded(pixels, mask))
+    for a, b in zip(before, after, strict=True):
+        assert len(a.boxes) > 0
+        assert torch.equal(a.boxes, b.boxes)
+        assert torch.equal(a.scores, b.scores)
+        assert torch.equal(a.labels, b.labels)
+
+
+def test_it_starts_with_large_boxes_and_low_scores():
+    torch.manual_seed(0)
+    model = DenseDetector(small())
+    output = model(torch.randn(1, 3, 64, 64))
+    assert output.logits.sigmoid().mean().item() == pytest.approx(0.01, abs=0.005)
+    assert output.distances.mean().item() == pytest.approx(2.0, abs=0.3)
+
+
+def test_another_number_of_classes_starts_the_class_head_afresh(tmp_path: Path):
+    make_model().save_pretrained(tmp_path)
+    model, report = build_dense(Categories(("cat",)), str(tmp_path))
+    head = "fcos.head.classification_head.cls_logits"
+    assert report.reinitialised == (f"{head}.bias", f"{head}.weight")
+    assert report.left_over == ()
+    assert f"{report}".startswith(
+        f"weights: {len(report.loaded)} tensors loaded from {tmp_path}; 2 started at random ("
+    )
+    bias = model.get_submodule(head).bias
+    assert bias.detach().tolist() == pytest.approx([-math.log(99)])
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+def test_another_pyramid_under_the_weights_is_refused(tmp_path: Path):
+    make_model().save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"pyramid_channels": 32', '"pyramid_channels": 64'))
+    with pytest.raises(
+        UsageError, match=r"tensors of the backbone are missing or of another shape, such as fcos\.backbone\."
+    ):
+        build_dense(CATEGORIES, str(tmp_path))
+
+
+def test_it_overfits_one_batch():
+    torch.manual_seed(0)
+    model = DenseDetector(small()).train()
+    pixels = torch.zeros(2, 3, 64, 96)
+    boxes = torch.tensor([[16.0, 12, 40, 44], [56, 20, 80, 56]])
+    labels = []
+    for i, (box, colour) in enumerate(zip(boxes, (0, 1), strict=True)):
+        x0, y0, x1, y1 = box.int().tolist()
+        pixels[i, colour, y0:y1, x0:x1] = 3
+        relative = box_convert(box[None], "xyxy", "cxcywh") / torch.tensor([96, 64, 96, 64])
+        labels.append({"class_labels": torch.tensor([colour]), "boxes": relative})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(60):
+        output = model(pixels, labels=labels)
+        optimizer.zero_grad()
+        output.loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(output.loss.item())
+    assert losses[-1] < 0.4 * losses[0]
+    for image, detections in enumerate(model.eval().detect(model(pixels))):
+        assert detections.labels[0] == image
+        best = box_convert(detections.boxes[:1], "cxcywh", "xyxy") * torch.tensor([96, 64, 96, 64])
+        assert box_iou(best, boxes[image : image + 1]).item() > 0.7

@@ -1,0 +1,71 @@
+"""Recipes: found by name, complete, and their builders fit the dataset's classes."""
+
+import json
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+import torch
+
+from dataflow.errors import UsageError
+from dataflow.records import Categories
+from trainers.recipes import Recipe, dense_cnn_small, detr_r50, detr_small, find_recipe
+
+CATEGORIES = Categories(("person", "car", "dog"))
+
+
+@pytest.mark.parametrize("make", [detr_r50, detr_small, dense_cnn_small])
+def test_a_recipe_is_found_by_its_name(make):
+    recipe = make()
+    assert recipe.name == make.__name__
+    assert find_recipe(recipe.name).settings() == recipe.settings()
+
+
+def test_an_unknown_name_lists_the_alternatives():
+    with pytest.raises(
+        UsageError, match=r"no recipe 'dert'; choose --recipe among detr_r50, detr_small, dense_cnn_small"
+    ):
+        find_recipe("dert")
+
+
+def test_a_recipe_is_a_value():
+    recipe = dense_cnn_small()
+    longer = replace(recipe, steps=7)
+    assert (recipe.steps, longer.steps) == (200, 7)
+    assert longer.build is recipe.build
+    with pytest.raises(FrozenInstanceError):
+        recipe.steps = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("field", ["steps", "batch_size", "checkpoint_steps"])
+def test_no_steps_and_no_images_are_refused(field: str):
+    with pytest.raises(UsageError, match=f"recipe detr_small: {field} is 0"):
+        replace(detr_small(), **{field: 0})
+
+
+@pytest.mark.parametrize("recipe", [detr_r50(), detr_small(), dense_cnn_small()], ids=lambda recipe: recipe.name)
+def test_settings_are_json_and_all_that_decides_a_run(recipe: Recipe):
+    settings = recipe.settings()
+    assert json.loads(json.dumps(settings)) == settings
+    assert set(settings) == set(Recipe.__dataclass_fields__) - {"build"}
+    assert settings["resize"] == {
+        "shortest_edge": recipe.resize.shortest_edge,
+        "longest_edge": recipe.resize.longest_edge,
+    }
+
+
+@pytest.mark.parametrize("recipe", [detr_small(), dense_cnn_small()], ids=lambda recipe: recipe.name)
+def test_a_recipe_that_needs_no_weights_builds_a_model_that_trains_throughout(recipe: Recipe):
+    model, report = recipe.build(CATEGORIES, recipe.weights)
+    assert str(report) == "weights: random throughout"
+    assert model.config.num_labels == 3
+    assert model.config.id2label == {0: "person", 1: "car", 2: "dog"}
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
+    assert sum(parameter.numel() for parameter in model.parameters()) < 4_000_000
+
+
+def test_detr_r50_starts_from_the_published_weights():
+    recipe = detr_r50()
+    assert recipe.weights == "facebook/detr-resnet-50"
+    with pytest.raises(UsageError, match="wants weights to start from"):
+        recipe.build(CATEGORIES, None)

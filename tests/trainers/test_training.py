@@ -1,0 +1,293 @@
+"""Training runs: what they leave on disk, how they go on after a stop, and what they refuse."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoImageProcessor, AutoModelForObjectDetection
+
+from dataflow.batches import Batch
+from dataflow.bridge import BatchLoader
+from dataflow.errors import UsageError
+from dataflow.prepared import PreparedDataset
+from dataflow.records import Categories
+from dataflow.resize import ResizePolicy
+from tests.trainers.small_sets import TWO_CLASSES, squares, write_dataset
+from trainers import training
+from trainers.dense import DenseDetectorConfig, build_dense
+from trainers.detection_trainer import DivergedError, parameter_groups
+from trainers.detr import build_detr, small_detr_config
+from trainers.recipes import Recipe, detr_small
+from trainers.runs import image_processor, last_checkpoint, load_run, save_model
+from trainers.training import train
+
+
+def tiny_dense_config() -> DenseDetectorConfig:
+    return DenseDetectorConfig(widths=(8, 8, 8, 8), blocks=1, pyramid_channels=32, groups=4, head_convolutions=1)
+
+
+def tiny_detr_config():
+    config = small_detr_config()
+    config.backbone_config.hidden_sizes = [8, 8, 8, 16]
+    config.backbone_config.embedding_size = 8
+    config.d_model = config.encoder_ffn_dim = config.decoder_ffn_dim = 32
+    config.encoder_layers = config.decoder_layers = 1
+    config.num_queries = 10
+    config.dropout = 0.1  # Whatever draws random numbers must go on where it stopped.
+    return config
+
+
+TINY = Recipe(
+    name="tiny_dense",
+    build=partial(build_dense, config=tiny_dense_config),
+    resize=ResizePolicy(32, 64),
+    batch_size=3,
+    steps=6,
+    learning_rate=2e-3,
+    warm_up_steps=2,
+    checkpoint_steps=2,
+)
+TINY_DETR = replace(TINY, name="tiny_detr", build=partial(build_detr, config=tiny_detr_config, train_early_layers=True))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    splits = {"train": list(squares(10)), "validation": list(squares(4)), "nothing": []}
+    return write_dataset(tmp_path_factory.mktemp("data"), splits)
+
+
+@pytest.fixture(scope="module")
+def finished(dataset: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; do not write to it."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    train(dataset, TINY, out)
+    return out
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
+    """Let the loader break off, as a kill would, when it has given so many batches."""
+
+    class Stopping(BatchLoader):
+        def __iter__(self) -> Iterator[Batch]:
+            for number, batch in enumerate(super().__iter__()):
+                if number == batches:
+                    raise KeyboardInterrupt
+                yield batch
+
+    monkeypatch.setattr(training, "BatchLoader", Stopping)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model.safetensors")
+
+
+def test_a_run_holds_the_model_its_processor_its_logs_and_what_made_it(finished: Path, dataset: PreparedDataset):
+    model = AutoModelForObjectDetection.from_pretrained(finished)
+    assert model.config.id2label == {0: "red", 1: "green"}
+    processor = AutoImageProcessor.from_pretrained(finished)
+    assert (processor.size["shortest_edge"], processor.size["longest_edge"]) == (32, 64)
+    assert tuple(processor.image_mean) == TINY.mean
+    description = json.loads((finished / "run.json").read_text())
+    assert description["dataset"] == {"name": "squares", "fingerprint": dataset.fingerprint}
+    assert description["recipe"] == TINY.settings()
+    assert (description["split"], description["seed"], description["weights"]) == ("train", 0, None)
+    assert [entry["source_id"] for entry in description["categories"]] == [4, 9]
+    assert description["run_id"].startswith("tiny_dense-")
+    assert {path.name for path in finished.iterdir()} == {
+        "checkpoints", "config.json", "model.safetensors", "preprocessor_config.json", "run.json", "tensorboard",
+    }  # fmt: skip
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["checkpoint-4", "checkpoint-6"]
+
+
+def test_tensorboard_has_the_loss_its_parts_and_the_learning_rate(finished: Path):
+    events = EventAccumulator(str(finished / "tensorboard")).Reload()
+    tags = events.Tags()["scalars"]
+    parts = {"train/classification", "train/bbox_regression", "train/bbox_ctrness"}
+    assert {"train/loss", "train/learning_rate", "train/grad_norm"} | parts <= set(tags)
+    losses = [event.value for event in events.Scalars("train/loss")]
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+    summed = [sum(events.Scalars(tag)[i].value for tag in parts) for i in range(6)]
+    assert losses == pytest.approx(summed, rel=1e-4)
+    rates = [event.value for event in events.Scalars("train/learning_rate")]
+    assert rates[2] == pytest.approx(2e-3)
+    assert rates[-1] < rates[3] < rates[2]
+
+
+def test_no_pickle_but_what_the_trainer_reads_as_plain_tensors(finished: Path):
+    """optimizer.pt, scheduler.pt and rng_state.pth are read with weights_only=True, which runs no code."""
+    kinds = {path.name for path in finished.rglob("*") if path.suffix in {".pt", ".pth", ".bin", ".pkl"}}
+    assert kinds == {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
+    for path in finished.rglob("*.pt"):
+        torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("recipe", [TINY, TINY_DETR], ids=lambda recipe: recipe.name)
+def test_a_stopped_run_goes_on_to_the_very_weights(recipe, dataset, tmp_path: Path, monkeypatch):
+    whole = train(dataset, recipe, tmp_path / "whole", seed=3)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            train(dataset, recipe, tmp_path / "stopped", seed=3)
+    assert not (tmp_path / "stopped" / "model.safetensors").exists()
+    with pytest.raises(UsageError, match=r"not finished; finish it with `shardbox train \.\.\. --resume`"):
+        load_run(tmp_path / "stopped")
+    torch.rand(17)  # A resumed process has another random state.
+    resumed = train(dataset, recipe, tmp_path / "stopped", seed=3, resume=True)
+    assert (resumed.first_step, resumed.steps) == (4, 6)
+    assert resumed.run_id == whole.run_id
+    assert resumed.losses == whole.losses
+    expected, got = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    other = train(dataset, recipe, tmp_path / "other", seed=4)
+    assert other.run_id != whole.run_id
+    assert other.losses != whole.losses
+
+
+def test_a_checkpoint_cut_short_by_a_kill_is_passed_over(finished: Path, dataset, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    expected = weights(run)
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
+        (run / name).unlink()
+    (run / "checkpoints" / "checkpoint-6" / "trainer_state.json").write_text('{"global_st')
+    assert last_checkpoint(run) == (run / "checkpoints" / "checkpoint-4", 4)
+    assert train(dataset, TINY, run, resume=True).first_step == 4
+    assert all(torch.equal(value, weights(run)[name]) for name, value in expected.items())
+
+
+def test_a_run_stopped_before_its_model_was_saved_needs_no_further_step(finished: Path, dataset, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    expected = weights(run)
+    (run / "config.json").unlink()
+    (run / "model.safetensors").unlink()
+    summary = train(dataset, TINY, run, resume=True)
+    assert (summary.first_step, len(summary.losses)) == (6, 6)
+    assert all(torch.equal(value, weights(run)[name]) for name, value in expected.items())
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_again(dataset, tmp_path: Path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            train(dataset, TINY, tmp_path / "run", steps=3, batch_size=2)
+    summary = train(dataset, TINY, tmp_path / "run", resume=True)
+    assert (summary.first_step, summary.steps, summary.batch_size) == (0, 3, 2)
+
+
+def test_resuming_a_finished_run_changes_nothing(finished: Path, dataset):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    summary = train(dataset, TINY, finished, resume=True)
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+    assert summary.seconds == 0
+    assert len(summary.losses) == 6
+
+
+def test_what_cannot_be_resumed_is_refused(finished: Path, dataset, tmp_path: Path):
+    with pytest.raises(UsageError, match=r"there is no run .* to resume"):
+        train(dataset, TINY, tmp_path / "nothing", resume=True)
+    with pytest.raises(UsageError, match=r"is no run: it has no run\.json"):
+        train(dataset, TINY, tmp_path, resume=True)
+    with pytest.raises(UsageError, match="started differently: seed was 0, now 5"):
+        train(dataset, TINY, finished, seed=5, resume=True)
+    with pytest.raises(UsageError, match=r"recipe\.learning_rate was 0\.002, now 0\.1; .*recipe\.steps was 6, now 9"):
+        train(dataset, replace(TINY, learning_rate=0.1), finished, steps=9, resume=True)
+    with pytest.raises(UsageError, match="split was train, now validation"):
+        train(dataset, TINY, finished, split="validation", resume=True)
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(finished: Path, dataset, tmp_path: Path):
+    with pytest.raises(UsageError, match=r"exists and is not empty; give another directory, or --resume"):
+        train(dataset, TINY, finished)
+    for split, message in (("test", "has no split 'test'"), ("nothing", "split 'nothing' of .* is empty")):
+        with pytest.raises(UsageError, match=message):
+            train(dataset, TINY, tmp_path / "run", split=split)
+    with pytest.raises(UsageError, match="steps is -1"):
+        train(dataset, TINY, tmp_path / "run", steps=-1)
+    with pytest.raises(UsageError, match="is no checkpoint"):
+        train(dataset, TINY, tmp_path / "run", weights=str(tmp_path))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_starts_from_the_weights_of_another(finished: Path, dataset, tmp_path: Path):
+    summary = train(dataset, TINY, tmp_path / "run", weights=str(finished), steps=1)
+    assert summary.load_report == f"weights: {len(weights(finished))} tensors loaded from {finished}"
+    description = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert description["weights_identity"].startswith("sha256:")
+    before, after = weights(finished), weights(tmp_path / "run")
+    assert max(float((after[name] - before[name]).abs().max()) for name in before) < 0.01
+
+
+@pytest.mark.parametrize("build", [TINY.build, TINY_DETR.build], ids=["dense", "detr"])
+def test_a_loss_that_is_no_number_stops_training_and_names_the_images(build, dataset, tmp_path: Path):
+    def with_nan(categories: Categories, source: str | None):
+        model, report = build(categories, source)
+        with torch.no_grad():
+            next(p for name, p in model.named_parameters() if name.endswith("bias")).fill_(math.nan)
+        return model, report
+
+    with pytest.raises(
+        DivergedError, match=r"the loss is nan at step 1 \(images image\d, image\d, image\d\); look"
+    ) as e:
+        train(dataset, replace(TINY, build=with_nan), tmp_path / "run")
+    assert e.value.exit_status == 1
+
+
+def test_parameter_groups_split_rates_and_decay():
+    model, _ = TINY_DETR.build(TWO_CLASSES, None)
+    model.model.query_position_embeddings.weight.requires_grad_(False)
+    recipe = replace(detr_small(), learning_rate=1e-4, backbone_learning_rate=1e-5, weight_decay=0.5)
+    groups = {(group["lr"], group["weight_decay"]): group["params"] for group in parameter_groups(model, recipe)}
+    assert set(groups) == {(1e-5, 0.5), (1e-4, 0.5), (1e-4, 0.0)}
+    backbone = {id(p) for p in model.model.backbone.parameters()}
+    assert {id(p) for p in groups[1e-5, 0.5]} == backbone
+    assert all(p.ndim == 1 for p in groups[1e-4, 0.0])
+    trained = [id(p) for group in groups.values() for p in group]
+    assert sorted(trained) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+
+
+def test_a_loaded_run_has_everything_to_predict(finished: Path, tmp_path: Path):
+    run = load_run(finished)
+    assert run.categories == TWO_CLASSES
+    assert run.resize == TINY.resize
+    assert (run.mean, run.std) == (TINY.mean, TINY.std)
+    assert not run.model.training
+    assert run.batch_size == 3
+
+
+def test_what_is_no_run_is_said_in_one_line(finished: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match="is no directory; give a directory that `shardbox train` wrote"):
+        load_run(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"is no run: it has no run\.json"):
+        load_run(tmp_path)
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(UsageError, match=r"the model in .* cannot be read") as error:
+        load_run(run)
+    assert "\n" not in str(error.value)
+    (run / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match="is damaged"):
+        load_run(run)
+
+
+def test_a_saved_model_is_whole_or_not_there(dataset, tmp_path: Path, monkeypatch):
+    model, _ = TINY.build(TWO_CLASSES, None)
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    processor = image_processor(TINY)
+    monkeypatch.setattr(type(processor), "save_pretrained", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_model(tmp_path, model, processor)
+    assert not (tmp_path / "config.json").exists()

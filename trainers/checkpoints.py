@@ -1,0 +1,227 @@
+"""Weights from elsewhere: finding a checkpoint on the hub or on disk, and the report of what was loaded from it."""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import transformers
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from safetensors import SafetensorError
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from dataflow.errors import UsageError
+from dataflow.records import Categories
+
+_HUB_TIMEOUT_S = 15.0
+_LISTED = 4
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Which weights a model started from. Names are those of `named_parameters` and `named_buffers`."""
+
+    source: str
+    """Directory or hub name; "" for a model with random weights throughout."""
+    identity: str = ""
+    """The same, told by content: the hub's commit or a digest of the files."""
+    loaded: tuple[str, ...] = ()
+    reinitialised: tuple[str, ...] = ()
+    """In the model, but not (or not in this shape) in the checkpoint: random."""
+    left_over: tuple[str, ...] = ()
+    """In the checkpoint, but not in the model."""
+
+    def __str__(self) -> str:
+        if not self.source:
+            return "weights: random throughout"
+        parts = [f"weights: {len(self.loaded)} tensors loaded from {self.source}"]
+        for what, names in (("started at random", self.reinitialised), ("left over", self.left_over)):
+            if names:
+                listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+                parts.append(f"{len(names)} {what} ({listed})")
+        return "; ".join(parts)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' own reports and bars: what they say is told in our words."""
+    logging_of = transformers.utils.logging
+    level, bars = logging_of.get_verbosity(), logging_of.is_progress_bar_enabled()
+    logging_of.set_verbosity(logging.CRITICAL)
+    logging_of.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging_of.set_verbosity(level)
+        if bars:
+            logging_of.enable_progress_bar()
+
+
+def read_config(weights: str, model_type: str) -> PreTrainedConfig:
+    """The configuration of a checkpoint directory or hub model, which must be of `model_type`.
+
+    Raises:
+        UsageError: it is not there, cannot be reached, or is a checkpoint of another architecture.
+    """
+    if Path(weights).exists():
+        _check_directory(Path(weights))
+    else:
+        _check_hub(weights)
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(weights)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"the configuration of {weights} cannot be read: {first}", "give a Hugging Face checkpoint"
+        ) from error
+    if config.model_type != model_type:
+        raise UsageError(
+            f"{weights} is a checkpoint of {config.model_type!r}, this recipe builds {model_type!r}",
+            "choose weights and recipe that belong together",
+        )
+    return config
+
+
+def _check_directory(path: Path) -> None:
+    """Refuse what `from_pretrained` would refuse at length. Pickled weights are refused: unpickling runs code."""
+    if not (path / "config.json").is_file():
+        raise UsageError(
+            f"{path} is no checkpoint: it has no config.json", "give the directory of a Hugging Face checkpoint"
+        )
+    if not (path / "model.safetensors").is_file() and not (path / "model.safetensors.index.json").is_file():
+        pickled = (path / "pytorch_model.bin").is_file()
+        raise UsageError(
+            f"{path} has no weights in safetensors"
+            + (", only pytorch_model.bin, whose loading can run code" if pickled else ""),
+            "save it with save_pretrained (safetensors is the default) and give that directory",
+        )
+
+
+def _check_hub(name: str) -> None:
+    """Ask the hub once, where the model is not in the local cache: `from_pretrained` would retry for half a minute."""
+    elsewhere = f"download it where there is a network (hf download {name} --local-dir DIR), and pass --weights DIR"
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UsageError(f"there is no directory {name}", "check --weights")
+    try:
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return
+        HfApi().model_info(name, timeout=_HUB_TIMEOUT_S)
+    except HFValidationError as error:
+        raise UsageError(f"{name!r} is neither a directory nor a hub name", "check --weights") from error
+    except (RepositoryNotFoundError, GatedRepoError) as error:
+        raise UsageError(f"the hub has no model {name}, or not for you", "check --weights, or hf auth login") from error
+    except Exception as error:  # Which library carries the request, and so which error it raises, varies with versions.
+        raise UsageError(f"{name} is not in the local cache and the hub cannot be reached", elsewhere) from error
+
+
+def with_categories(config: PreTrainedConfig, categories: Categories) -> PreTrainedConfig:
+    """`config` itself, with one class per category, in order. Both mappings: given one, transformers ignores it."""
+    config.id2label = dict(enumerate(categories.names))
+    config.label2id = {name: index for index, name in enumerate(categories.names)}
+    return config
+
+
+def class_names(config: PreTrainedConfig) -> tuple[str, ...]:
+    """The class names of a model, by index."""
+    return tuple(config.id2label[index] for index in sorted(config.id2label))
+
+
+def load_detector(
+    model_class: type[PreTrainedModel],
+    weights: str,
+    categories: Categories,
+    *,
+    backbone: str,
+    class_head: str,
+    **changes: Any,
+) -> tuple[PreTrainedModel, LoadReport]:
+    """A float32 detector for `categories` with the weights of a checkpoint; what does not fit starts at random.
+
+    The class head is kept only where the checkpoint has the same classes in the same order.
+
+    Args:
+        model_class: what to build; the checkpoint must be of this architecture.
+        weights: checkpoint directory or hub name.
+        categories: the classes to detect.
+        backbone: prefix of the names of the backbone's tensors.
+        class_head: name of the layer with one output per class.
+        changes: further values of the configuration to change.
+
+    Raises:
+        UsageError: see `read_config`; or the checkpoint lacks weights of the backbone or has them in other shapes
+            (training would go on with a random backbone and never say so).
+    """
+    config = read_config(weights, model_class.config_class.model_type)
+    same_classes = class_names(config) == categories.names
+    config = with_categories(config, categories)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    model, report = _load(model_class, weights, config)
+    lost = [name for name in report.reinitialised if name.startswith(backbone)]
+    if lost:
+        raise UsageError(
+            f"{weights} does not fit: {len(lost)} tensors of the backbone are missing or of another shape, "
+            f"such as {lost[0]}",
+            "give the checkpoint of a model with this backbone",
+        )
+    return model, report if same_classes else _restart(model, class_head, report)
+
+
+def _load(
+    model_class: type[PreTrainedModel], weights: str, config: PreTrainedConfig
+) -> tuple[PreTrainedModel, LoadReport]:
+    try:
+        with quiet_transformers():
+            model, info = model_class.from_pretrained(
+                weights,
+                config=config,
+                dtype="float32",
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except (OSError, SafetensorError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"the weights of {weights} cannot be read: {first}", "give a checkpoint with model.safetensors"
+        ) from error
+    mismatched = {entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]}
+    fresh = set(info["missing_keys"]) | mismatched
+    report = LoadReport(
+        source=weights,
+        identity=_identity(weights, config),
+        loaded=tuple(sorted(set(model.state_dict()) - fresh)),
+        reinitialised=tuple(sorted(fresh)),
+        left_over=tuple(sorted(info["unexpected_keys"])),
+    )
+    return model, report
+
+
+def _restart(model: PreTrainedModel, layer: str, report: LoadReport) -> LoadReport:
+    """Random weights for a class head made for other classes, also where there happen to be as many."""
+    head = model.get_submodule(layer)
+    for parameter in head.parameters():
+        parameter._is_hf_initialized = False  # Else transformers takes it for loaded and leaves it alone.
+    model._init_weights(head)
+    names = {f"{layer}.{name}" for name in head.state_dict()}
+    return replace(
+        report,
+        loaded=tuple(name for name in report.loaded if name not in names),
+        reinitialised=tuple(sorted({*report.reinitialised, *names})),
+    )
+
+
+def _identity(weights: str, config: PreTrainedConfig) -> str:
+    """What says which weights these were, wherever they lay: the hub's commit, or a digest of the files."""
+    if not Path(weights).is_dir():
+        return f"{weights}@{getattr(config, '_commit_hash', None)}"
+    digest = hashlib.sha256()
+    for path in sorted(Path(weights).glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256:{digest.hexdigest()}"

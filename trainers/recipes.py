@@ -1,0 +1,130 @@
+"""Recipes: everything that decides a training run, as one frozen value each.
+
+A variant is a value too: `dataclasses.replace(dense_cnn_small(), steps=400)`.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Literal
+
+from transformers import PreTrainedModel
+
+from dataflow.errors import UsageError
+from dataflow.records import Categories
+from dataflow.resize import ResizePolicy
+from trainers.checkpoints import LoadReport
+from trainers.dense import build_dense
+from trainers.detr import DETR_R50, build_detr, small_detr_config
+
+Builder = Callable[[Categories, str | None], tuple[PreTrainedModel, LoadReport]]
+Channels = tuple[float, float, float]
+IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
+IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to build a detector and how to train it."""
+
+    name: str
+    build: Builder
+    """Makes the model for these categories, with these weights (hub name or directory) or, given None, random ones."""
+    resize: ResizePolicy
+    batch_size: int
+    """Images a step."""
+    steps: int
+    learning_rate: float
+    """Of AdamW (Loshchilov & Hutter 2019), at its highest."""
+    warm_up_steps: int
+    """Steps over which the learning rate rises from 0; at most half of the steps."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls to 0 afterwards, or that it does not."""
+    backbone_learning_rate: float | None = None
+    """Where a pretrained backbone learns more slowly."""
+    weight_decay: float = 1e-4
+    """Of convolutions and matrices; biases and normalisation have none."""
+    clip_norm: float = 1.0
+    """Norm that gradients are scaled down to."""
+    mean: Channels = IMAGENET_MEAN
+    """Subtracted from pixel values in [0, 1] ..."""
+    std: Channels = IMAGENET_STD
+    """... which are then divided by this."""
+    flip: float = 0.5
+    """Share of training images that are mirrored left to right."""
+    weights: str | None = None
+    """Weights to start from unless others are given."""
+    checkpoint_steps: int = 100
+    """Steps from one checkpoint to the next."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "steps", "checkpoint_steps"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"recipe {self.name}: {name} is {getattr(self, name)}", "give a positive number")
+
+    def settings(self) -> dict[str, Any]:
+        """What the recipe says, in JSON's types, without the function that builds."""
+        return {name: _plain(value) for name, value in asdict(self).items() if name != "build"}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def detr_r50() -> Recipe:
+    """DETR with a ResNet-50, fine-tuned from its COCO weights at the published resolution; wants a GPU."""
+    return Recipe(
+        name="detr_r50",
+        build=build_detr,
+        resize=ResizePolicy(shortest_edge=800, longest_edge=1333),
+        batch_size=8,
+        steps=2000,
+        learning_rate=1e-4,
+        backbone_learning_rate=1e-5,
+        warm_up_steps=50,
+        clip_norm=0.1,
+        weights=DETR_R50,
+        checkpoint_steps=200,
+    )
+
+
+def detr_small() -> Recipe:
+    """A small DETR from random weights. It runs anywhere, but like every plain DETR it takes very long to learn."""
+    return Recipe(
+        name="detr_small",
+        build=partial(build_detr, config=small_detr_config, train_early_layers=True),
+        resize=ResizePolicy(shortest_edge=256, longest_edge=416),
+        batch_size=8,
+        steps=1000,
+        learning_rate=5e-4,
+        warm_up_steps=20,
+    )
+
+
+def dense_cnn_small() -> Recipe:
+    """FCOS on a small residual network, from random weights, in minutes on a CPU."""
+    return Recipe(
+        name="dense_cnn_small",
+        build=build_dense,
+        resize=ResizePolicy(shortest_edge=360, longest_edge=480),
+        batch_size=8,
+        steps=200,
+        learning_rate=2e-3,
+        warm_up_steps=20,
+        checkpoint_steps=50,
+    )
+
+
+_RECIPES: tuple[Callable[[], Recipe], ...] = (detr_r50, detr_small, dense_cnn_small)
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    recipes = {make().name: make for make in _RECIPES}
+    if name not in recipes:
+        raise UsageError(f"there is no recipe {name!r}", f"choose --recipe among {', '.join(recipes)}")
+    return recipes[name]()

@@ -1,0 +1,202 @@
+"""A run: the directory of one training, from its first step to the model that predicts.
+
+| in the directory | what |
+|---|---|
+| `run.json` | what was trained on what, and how; the run's id |
+| `checkpoints/` | Hugging Face `Trainer` checkpoints, to resume from |
+| `tensorboard/` | losses, learning rate, speed |
+| `config.json`, `model.safetensors`, `preprocessor_config.json` | the trained model, once training is finished |
+
+The model loads with `AutoModelForObjectDetection.from_pretrained` and `AutoImageProcessor.from_pretrained`. Resizing
+and normalisation are kept in `preprocessor_config.json` alone, and read back from there to predict.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+import transformers
+from transformers import AutoImageProcessor, DetrImageProcessor, PreTrainedModel
+
+from dataflow.errors import UsageError
+from dataflow.prepared import PreparedDataset
+from dataflow.records import Categories
+from dataflow.resize import ResizePolicy
+from trainers.checkpoints import class_names, quiet_transformers
+from trainers.detectors import load_trained
+from trainers.recipes import Channels, Recipe
+
+RUN_JSON = "run.json"
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
+FORMAT_VERSION = 1
+_MODEL_FILES = ("model.safetensors", "preprocessor_config.json", "config.json")
+_ID_LENGTH = 12
+
+
+def describe_run(
+    dataset: PreparedDataset, recipe: Recipe, *, split: str, seed: int, weights: str | None, weights_identity: str
+) -> dict[str, Any]:
+    """What decides a run, in JSON's types, with `run_id`, a hash of the rest."""
+    categories = dataset.categories
+    content = {
+        "recipe": recipe.settings(),
+        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
+        "split": split,
+        "seed": seed,
+        "weights": weights,
+        "weights_identity": weights_identity,
+        "categories": [
+            {"id": index, "name": name, "source_id": source}
+            for index, (name, source) in enumerate(zip(categories.names, categories.source_ids, strict=True))
+        ],
+        "versions": {
+            module.__name__: module.__version__.partition("+")[0] for module in (torch, torchvision, transformers)
+        },
+        "format_version": FORMAT_VERSION,
+    }
+    identity = {key: value for key, value in content.items() if key != "weights"}  # A path means nothing elsewhere.
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return {"run_id": f"{recipe.name}-{digest[:_ID_LENGTH]}", **content}
+
+
+def write_description(run: Path, description: Mapping[str, Any]) -> None:
+    """Write `run.json`, whole or not at all."""
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    temporary = run / (RUN_JSON + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(run / RUN_JSON)
+
+
+def read_description(run: Path) -> dict[str, Any]:
+    """The content of `run.json`.
+
+    Raises:
+        UsageError: there is none, or it is damaged.
+    """
+    path = run / RUN_JSON
+    if not path.is_file():
+        what = "is no run: it has no run.json" if run.is_dir() else "is no directory"
+        raise UsageError(f"{run} {what}", "give a directory that `shardbox train` wrote")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        version = description["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is damaged", "train again into another directory") from error
+    if version != FORMAT_VERSION:
+        raise UsageError(
+            f"{path} has format version {version}, this is {FORMAT_VERSION}", "train again with this version"
+        )
+    return dict(description)
+
+
+def last_checkpoint(run: Path) -> tuple[Path, int] | None:
+    """The last complete checkpoint and its step; one cut short by a kill has no readable `trainer_state.json`."""
+    found = []
+    for path in sorted((run / CHECKPOINTS).glob("checkpoint-*")):
+        try:
+            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            found.append((int(state["global_step"]), path))
+        except (OSError, ValueError, KeyError):
+            continue
+    return (max(found)[1], max(found)[0]) if found else None
+
+
+def image_processor(recipe: Recipe) -> DetrImageProcessor:
+    """The processor that does, image by image, what our batches do: resize, normalise, pad."""
+    return DetrImageProcessor(
+        size={"shortest_edge": recipe.resize.shortest_edge, "longest_edge": recipe.resize.longest_edge},
+        image_mean=list(recipe.mean),
+        image_std=list(recipe.std),
+    )
+
+
+def save_model(run: Path, model: PreTrainedModel, processor: DetrImageProcessor) -> None:
+    """Put the trained model into the run: `config.json`, which `is_finished` looks for, comes last."""
+    temporary = run / "model.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    with quiet_transformers():
+        model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+    for name in _MODEL_FILES:
+        (temporary / name).replace(run / name)
+    shutil.rmtree(temporary)
+
+
+def is_finished(run: Path) -> bool:
+    """Whether the run has its trained model."""
+    return all((run / name).is_file() for name in _MODEL_FILES)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run, ready to predict."""
+
+    path: Path
+    run_id: str
+    model: PreTrainedModel
+    categories: Categories
+    resize: ResizePolicy
+    mean: Channels
+    std: Channels
+    batch_size: int
+    """The recipe's."""
+
+    def check_categories(self, dataset: PreparedDataset) -> None:
+        """Raise `UsageError` unless the dataset has the classes the run was trained on, in the same order."""
+        trained, found = self.categories.names, dataset.categories.names
+        if trained != found:
+            raise UsageError(
+                f"{self.path} was trained on {_listed(trained)}, {dataset.path} has {_listed(found)}",
+                "predict a dataset with the same classes, or train a run on this one",
+            )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    few = ", ".join(names[:5])
+    return f"{len(names)} {'class' if len(names) == 1 else 'classes'} ({few}{', ...' if len(names) > 5 else ''})"
+
+
+def load_run(path: str | Path) -> Run:
+    """A finished run.
+
+    Raises:
+        UsageError: `path` is no run, its training is not finished, or its files are damaged.
+    """
+    path = Path(path)
+    description = read_description(path)
+    if not is_finished(path):
+        raise UsageError(f"the training of {path} is not finished", "finish it with `shardbox train ... --resume`")
+    try:
+        with quiet_transformers():
+            processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
+        model = load_trained(path)
+    except Exception as error:  # Whatever the loaders of JSON and safetensors raise, the file is not what was written.
+        first = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"the model in {path} cannot be read: {first}", "train again into another directory"
+        ) from error
+    listed = description["categories"]
+    categories = Categories(
+        tuple(entry["name"] for entry in listed), tuple(int(entry["source_id"]) for entry in listed)
+    )
+    if class_names(model.config) != categories.names:
+        raise UsageError(
+            f"{path}: config.json and run.json name different classes", "train again into another directory"
+        )
+    return Run(
+        path=path,
+        run_id=str(description["run_id"]),
+        model=model,
+        categories=categories,
+        resize=ResizePolicy(int(processor.size["shortest_edge"]), int(processor.size["longest_edge"])),
+        mean=tuple(processor.image_mean),
+        std=tuple(processor.image_std),
+        batch_size=int(description["recipe"]["batch_size"]),
+    )

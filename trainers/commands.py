@@ -183,7 +183,10 @@ def train(arguments: Namespace) -> dict[str, Any]:
         resume=arguments.resume,
         weights=arguments.weights,
     )
-    print(f"trained {recipe.name} for {summary.steps} steps; loss {summary.loss:.3f}")
+    print(
+        f"trained {recipe.name} to step {summary.steps} in {summary.seconds:.0f} s; "
+        f"{summary.trainable_parameters / 1e6:.2f} M parameters, loss {summary.loss:.3f}"
+    )
     print(f"written: {arguments.out}; curves: tensorboard --logdir {arguments.out}/tensorboard")
     return {"run": str(arguments.out), "run_id": summary.run_id, "steps": summary.steps, "loss": summary.loss}
 

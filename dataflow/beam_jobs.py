@@ -4,6 +4,8 @@ One pipeline covers all splits of a dataset. What travels between workers are re
 never image bytes: each shard is read, checked, encoded and written by one call of one DoFn.
 """
 
+import contextlib
+import io
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from dataflow.shards import Outcome, ShardFormat, ShardKey, ShardResult, load_re
 
 try:
     import apache_beam as beam
-    from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+    from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
     from apache_beam.runners.runner import create_runner
 except ImportError as error:
     raise MissingExtraError("apache-beam", "prepare") from error
@@ -58,10 +60,20 @@ def pipeline_options(runner: str, arguments: Sequence[str]) -> PipelineOptions:
     """Beam's options for a runner and what the user wrote after `--`.
 
     Raises:
-        UsageError: a mode of local running that is known to lose elements.
+        UsageError: an option that Beam does not take, another runner, or a mode that is known to lose elements.
     """
-    options = PipelineOptions([f"--runner={runner}", *arguments])
-    if options.view_as(DirectOptions).direct_running_mode == "multi_threading":
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            options = PipelineOptions([f"--runner={runner}", *arguments])
+            mode = options.view_as(DirectOptions).direct_running_mode
+            named = options.view_as(StandardOptions).runner
+    except SystemExit as error:
+        reason = said.getvalue().strip().rpartition("error: ")[2]
+        raise UsageError(f"Beam does not take what follows --: {reason}", "mend or leave it out") from error
+    if named != runner:
+        raise UsageError(f"--runner {runner}, but {named} after --", "name the runner once, before --")
+    if mode == "multi_threading":
         raise UsageError(
             "direct_running_mode=multi_threading loses elements without saying so (Beam 2.77)",
             "use --direct_running_mode=in_memory or multi_processing",
@@ -78,7 +90,7 @@ def check_runner(runner: str, arguments: Sequence[str]) -> None:
     pipeline_options(runner, arguments)
     try:
         create_runner(runner)
-    except ValueError as error:
+    except (ValueError, ImportError, AttributeError) as error:
         raise UsageError(f"there is no runner {runner!r}", "use FnApiRunner, PrismRunner, FlinkRunner, ...") from error
 
 

@@ -10,6 +10,14 @@ Severity = Literal["error", "warning", "info"]
 Policy = Literal["fail", "quarantine", "repair"]
 
 
+def printable(text: str) -> str:
+    """`text` itself; what stands in it for bytes that are no UTF-8 (in file names) becomes escapes such as \\xe9."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # A lone surrogate of a JSON escape stands for no byte.
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
 class Code(StrEnum):
     """What can be found in a source. A code never changes its meaning, so that tools may filter by it."""
 
@@ -42,6 +50,10 @@ class Finding:
     """Line number of a text file, or the JSON pointer."""
     image_id: str | None = None
     repaired: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("file", "value"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
+from google.protobuf import json_format  # type: ignore[import-untyped]
+from tensorflow_datasets.core import constants
 
 from dataflow.errors import UsageError
 from dataflow.records import Categories, FramePair, ImageRecord
 from dataflow.schema import Layout, example_to_pair, example_to_record, find_layout, image_features
-from dataflow.tfrecord import read_records
+from dataflow.tfrecord import CorruptRecordError, read_records
 
 MANIFEST = "manifest.json"
 AUDIT = "audit.json"
@@ -40,7 +42,11 @@ class PreparedDataset:
         self.path = Path(path)
         if not (self.path / "dataset_info.json").is_file() or not (self.path / "features.json").is_file():
             raise UsageError(f"{self.path} is no prepared dataset", _remedy(self.path))
-        self.builder = tfds.builder_from_directory(self.path)
+        try:
+            self.builder = tfds.builder_from_directory(self.path)
+        except (json_format.Error, ValueError, TypeError, KeyError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UsageError(f"{self.path}: its description cannot be read ({reason})", "prepare it again") from error
         self.layout: Layout = find_layout(self.builder.info.features, str(self.path))
 
     @property
@@ -57,7 +63,7 @@ class PreparedDataset:
     def manifest(self) -> Mapping[str, Any]:
         """Content of `manifest.json`; empty for a dataset that is not ours."""
         path = self.path / MANIFEST
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     @cached_property
     def categories(self) -> Categories:
@@ -101,11 +107,19 @@ class PreparedDataset:
             yield from self.shard_examples(shard)
 
     def shard_examples(self, shard: Shard) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The examples of one shard; see `examples`."""
+        """The examples of one shard; see `examples`.
+
+        Raises:
+            CorruptRecordError: the file is damaged, or holds another number of examples than the dataset says.
+        """
         features = self.builder.info.features
         skip = {name: tfds.decode.SkipDecoding() for name in image_features(self.layout)}
+        found = 0
         for index, payload in enumerate(_payloads(shard.path)):
             yield f"{shard.path.name}__{index}", features.deserialize_example_np(payload, decoders=skip)
+            found += 1
+        if found != shard.count:
+            raise CorruptRecordError(f"{shard.path}: {found} of {shard.count} examples", "prepare the dataset again")
 
     def records(self, split: str) -> Iterator[ImageRecord]:
         """The images of a split with their objects, in shard order."""
@@ -148,9 +162,8 @@ def _remedy(path: Path) -> str:
     """What to do about a path that is no prepared dataset: the nearest one below it, if there is just one."""
     if not path.exists():
         return "check the path; `shardbox ingest` and `shardbox diff` print the directory they wrote"
-    below = sorted(info.parent for info in path.glob("*/*/dataset_info.json")) + sorted(
-        info.parent for info in path.glob("*/dataset_info.json")
-    )
+    found = [*sorted(path.glob("*/*/dataset_info.json")), *sorted(path.glob("*/dataset_info.json"))]
+    below = [info.parent for info in found if not info.parent.name.startswith(constants.INCOMPLETE_PREFIX)]
     if below:
         return f"give the directory of one version, such as {below[0]}"
     return "make one with `shardbox ingest`"

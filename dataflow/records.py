@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from dataflow.boxes import Size, box_areas
 from dataflow.errors import ShardboxError
+from dataflow.findings import printable
 
 
 class RecordError(ShardboxError):
@@ -51,6 +52,10 @@ class Categories:
         object.__setattr__(self, "names", tuple(self.names))
         object.__setattr__(self, "source_ids", tuple(self.source_ids) or tuple(range(len(self.names))))
         _require(bool(self.names), "there are no class names", "name at least one class")
+        for name in self.names:
+            # TFDS keeps names in a UTF-8 file, one a line, and strips them when it reads them.
+            fits = name == name.strip() == printable(name) and len(name.splitlines()) == 1
+            _require(fits, f"the class name {name!r}", "use one line of text without blanks at its ends")
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         _require(not twice, f"class names occur twice: {', '.join(twice)}", "give every class its own name")
         _require(
@@ -97,7 +102,11 @@ class Objects:
                 value = _freeze(np.asarray(value).reshape(-1), dtype)
                 _require(len(value) == n, f"{n} boxes but {len(value)} {name}", "give one per box")
                 object.__setattr__(self, name, value)
-        _require(bool(np.isfinite(boxes).all()), f"boxes are not finite: {boxes}", "use finite numbers")
+        _require(
+            bool(np.isfinite(boxes).all()),
+            f"boxes are not finite: {boxes[~np.isfinite(boxes).all(axis=1)].tolist()}",
+            "use finite numbers",
+        )
         _require(
             bool((boxes[:, :2] < boxes[:, 2:]).all()),
             f"boxes are empty or reversed: {boxes[(boxes[:, :2] >= boxes[:, 2:]).any(axis=1)].tolist()}",

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.features.bounding_boxes_utils import BBoxFormat
 
 from dataflow import boxes
 from dataflow.errors import UsageError
@@ -53,7 +54,8 @@ def build_features(categories: Categories, kind: Kind) -> tfds.features.Features
             "before/id": tfds.features.Text(),
             "before/height": np.int64,
             "before/width": np.int64,
-            "homography": tfds.features.Tensor(shape=(3, 3), dtype=np.float64),
+            # As bytes, because a list of floats in a tf.train.Example holds float32 only.
+            "homography": tfds.features.Tensor(shape=(3, 3), dtype=np.float64, encoding="bytes"),
             "alignment_score": np.float32,
         }
     if kind == "differences":
@@ -140,11 +142,15 @@ def find_layout(features: Mapping[str, Any], name: str) -> Layout:
     inner = _inner(features[group])
     if not getattr(inner["label"], "names", None):
         raise UsageError(f"{name}: `{group}/label` is no ClassLabel with names", remedy)
-    kind: Kind = "images" if "before" not in features else "differences" if "after" in features else "pairs"
+    convention = getattr(inner["bbox"], "bbox_format", None) or BBoxFormat.REL_YXYX
+    if convention is not BBoxFormat.REL_YXYX:
+        raise UsageError(f"{name}: its boxes are {convention.value}", "prepare it with TFDS's usual REL_YXYX")
+    is_ours = {"image/source_id", "provenance"} <= set(features)
+    paired = is_ours and "before" in features
     return Layout(
         objects=group,
-        kind=kind,
-        is_ours={"image/source_id", "provenance"} <= set(features),
+        kind="images" if not paired else "differences" if "after" in features else "pairs",
+        is_ours=is_ours,
         image_id="image/id" if "image/id" in features else "",
         filename="image/filename" if "image/filename" in features else "",
         crowd=next((key for key in ("is_crowd", "is_difficult") if key in inner), ""),
@@ -178,7 +184,7 @@ def example_to_objects(columns: Mapping[str, Any], size: boxes.Size, layout: Lay
     return Objects(
         boxes=xyxy[keep],
         category_ids=np.asarray(columns["label"])[keep],
-        areas=np.asarray(columns[layout.area], np.float32)[keep] if layout.is_ours else boxes.box_areas(xyxy[keep]),
+        areas=np.asarray(columns[layout.area], np.float32)[keep] if layout.area else boxes.box_areas(xyxy[keep]),
         is_crowd=np.asarray(columns[layout.crowd])[keep] if layout.crowd else np.zeros(0, np.bool_),
         track_ids=tracks if (tracks != NO_TRACK).any() else None,
         changes=np.asarray(columns["change"])[keep] if layout.is_ours and layout.kind != "images" else None,

@@ -84,8 +84,11 @@ def _checked_ranges(ranges: tuple[tuple[str, int, int], ...], text: str) -> Fram
 
 def unit_hash(*parts: str | int) -> float:
     """A number in [0, 1) that depends on `parts` alone, the same on every machine."""
-    digest = hashlib.sha256("\0".join(str(part) for part in parts).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2.0**64
+    text = "\0".join(str(part) for part in parts)
+    # Surrogates stand for the bytes of file names that are no UTF-8.
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    # 53 bits are what a float64 holds exactly: more would round up to 1.0 once in a while.
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2.0**53
 
 
 def split_of_group(group_id: str, fractions: Fractions, seed: int) -> str:

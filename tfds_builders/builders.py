@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import tensorflow_datasets as tfds
+from google.protobuf import json_format  # type: ignore[import-untyped]
 from tensorflow_datasets.core import constants, dataset_builder
 from tensorflow_datasets.core import splits as splits_lib
 
@@ -23,7 +24,7 @@ from dataflow.prepared import AUDIT, MANIFEST, PreparedDataset, Shard
 from dataflow.progress import watch_directory
 from dataflow.schema import SCHEMA_VERSION, build_features
 from dataflow.shards import ShardFormat, ShardKey, ShardResult, fingerprint, split_infos
-from dataflow.splits import Splits
+from dataflow.splits import FrameRanges, Splits
 from tfds_builders.differences import DifferenceLoader, ImageFormat
 from tfds_builders.planning import plan_shards
 from tfds_builders.source import Loader, Source
@@ -71,7 +72,13 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
         self.name = name
         self._policy, self._running = policy, running
         self._planned: Planned | None = None
-        super().__init__(data_dir=out, file_format="tfrecord")
+        target = out / name / VERSION
+        try:
+            super().__init__(data_dir=out, file_format="tfrecord")
+        except (json_format.Error, ValueError, TypeError, KeyError) as error:  # TFDS reads what is there already.
+            if not target.exists():
+                raise
+            raise UsageError(f"{target} is already there, and damaged", "delete it") from error
 
     @abstractmethod
     def _shard_format(self) -> ShardFormat: ...
@@ -100,9 +107,15 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
         try:
             self.download_and_prepare()
         finally:
-            if not any(target.parent.iterdir()):
+            if target.parent.is_dir() and not any(target.parent.iterdir()):
                 target.parent.rmdir()
         return PreparedDataset(target)
+
+    def download_and_prepare(self, **options: Any) -> None:
+        """TFDS's own, which does nothing where the dataset is there already."""
+        super().download_and_prepare(**options)
+        # Only now: a job killed while TFDS finished its directory must still have been known as dead.
+        (Path(self.data_dir) / _OWNER).unlink(missing_ok=True)
 
     def _info(self) -> tfds.core.DatasetInfo:
         shard_format = self._shard_format()
@@ -125,8 +138,7 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
         """TFDS calls this with `data_dir` pointing to a temporary directory."""
         directory = Path(self.data_dir)
-        owner = directory / _OWNER
-        owner.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+        _write_json(directory / _OWNER, {"host": socket.gethostname(), "pid": os.getpid()})
         planned = self._planned or self._plan()
         with watch_directory(directory, planned.num_bytes, f"preparing {self.name}"):
             results = run_shard_job(planned.job, directory, self._running.runner, self._running.arguments)
@@ -141,11 +153,10 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
             first = audit.errors[0] if audit.errors else "there are no images"
             raise RefusedError(f"nothing could be prepared: {first}", "mend the source", audit)
         self._finish(directory, planned.job.shard_format, results, audit)
-        owner.unlink()
 
     def _finish(self, directory: Path, shard_format: ShardFormat, results: Sequence[ShardResult], audit: Audit) -> None:
         self.info.set_splits(splits_lib.SplitDict(split_infos(results, shard_format, directory)))
-        (directory / AUDIT).write_text(json.dumps(audit.to_json(), indent=1, ensure_ascii=False))
+        _write_json(directory / AUDIT, audit.to_json())
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "fingerprint": fingerprint(shard_format.categories, shard_format.kind, results),
@@ -159,7 +170,7 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
             "splits": _manifest_splits(results),
             **self._origin(),
         }
-        (directory / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
+        _write_json(directory / MANIFEST, manifest)
 
 
 class SourceBuilder(ShardBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -188,6 +199,8 @@ class SourceBuilder(ShardBuilder, skip_registration=True):  # type: ignore[call-
         return self._manifest_origin
 
     def _plan(self) -> Planned:
+        if isinstance(self._splits, FrameRanges) and getattr(self._source, "ranges", None) != self._splits:
+            raise UsageError("--splits by frame numbers", "only sequences of frames (--format mot) have them")
         listing = self._source.scan()
         plan = plan_shards(listing.references, self._splits, self._seed)
         loader = Loader(self._source, repair=self._policy == "repair")
@@ -264,16 +277,28 @@ def _manifest_splits(results: Sequence[ShardResult]) -> dict[str, Any]:
     return splits
 
 
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    # The source's own path may hold bytes that are no UTF-8: they become JSON escapes.
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    partial.replace(path)
+
+
 def _sweep(directory: Path) -> None:
     """Remove what killed jobs left here: temporary directories whose process is gone."""
     for path in directory.glob(f"{constants.INCOMPLETE_PREFIX}*_{VERSION}"):
         owner = path / _OWNER
         if not owner.is_file():
-            if not any(path.iterdir()):
-                path.rmdir()
+            # Killed before it had written its name.
+            if not {entry.name for entry in path.iterdir()} - {f"{_OWNER}.partial"}:
+                shutil.rmtree(path)
             continue
-        made_by = json.loads(owner.read_text())
-        if made_by["host"] == socket.gethostname() and not _alive(int(made_by["pid"])):
+        made_by = json.loads(owner.read_text(encoding="utf-8"))
+        pid = int(made_by["pid"])
+        # Our own number: in a container every job may run under the same one.
+        if made_by["host"] == socket.gethostname() and (pid == os.getpid() or not _alive(pid)):
             shutil.rmtree(path)
 
 

@@ -14,7 +14,7 @@ FormatName = Literal["yolo", "coco", "mot"]
 _OPEN: dict[FormatName, Callable[..., Source]] = {"yolo": open_yolo, "coco": open_coco, "mot": open_mot}
 
 
-def open_source(name: FormatName, path: Path, **options: Any) -> Source:
+def open_source(name: FormatName, path: Path, /, **options: Any) -> Source:
     """The source at `path` in format `name`; see the format's own `open_` function for its options.
 
     Raises:

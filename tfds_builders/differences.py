@@ -13,6 +13,7 @@ from dataflow.prepared import PreparedDataset
 from dataflow.records import FramePair
 from dataflow.schema import pair_to_example
 from dataflow.shards import Outcome
+from dataflow.tfrecord import CorruptRecordError
 
 ImageFormat = Literal["jpeg", "png"]
 IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
@@ -27,11 +28,19 @@ class DifferenceLoader:
     image_format: ImageFormat
 
     def __call__(self, shards: Any) -> Iterator[Outcome]:
-        """One outcome per pair; a pair that cannot be decoded or differs in size is quarantined."""
+        """One outcome per pair; one that cannot be decoded, differs in size or lies behind damage is quarantined."""
         dataset = PreparedDataset(self.pairs)
         for shard in sorted(shards, key=lambda shard: shard.index):
-            for pair in dataset.shard_pairs(shard):
-                yield self._outcome(pair)
+            done = 0
+            try:
+                for pair in dataset.shard_pairs(shard):
+                    yield self._outcome(pair)
+                    done += 1
+            except CorruptRecordError as error:
+                code, file = Code.IMAGE_UNREADABLE, shard.path.name
+                for name in (f"{file}__{index}" for index in range(done, shard.count)):
+                    finding = Finding(code, "error", file, error.message, error.remedy, image_id=name)
+                    yield Outcome(name, None, (finding,))
 
     def _outcome(self, pair: FramePair) -> Outcome:
         try:

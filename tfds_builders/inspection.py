@@ -1,6 +1,7 @@
 """Looking at one image and its annotations: what is wrong becomes findings, what is right becomes a record."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +10,28 @@ import numpy as np
 
 from dataflow import boxes
 from dataflow.findings import Code, Finding, Severity
-from dataflow.images import ImageError, ImageHeader, read_header
+from dataflow.images import ImageError, ImageHeader, is_complete, read_header
 from dataflow.records import Objects
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+# Every file with one of these counts as an image, also where it cannot be prepared: none is passed over in silence.
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".gif",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".heic",
+        ".heif",
+        ".jp2",
+    }
+)
 # A box may leave the image by this much and be cut without ado: annotation tools round to whole pixels.
 EDGE_TOLERANCE_PX = 1.0
 # What float32 makes of a box at the border of a large image: not worth a finding.
@@ -36,7 +55,27 @@ class RawObject:
 
 def inside_root(root: Path, path: Path) -> bool:
     """Whether `path`, links followed, lies within `root`: annotations must not reach files outside their source."""
-    return path.resolve().is_relative_to(root.resolve())
+    # Not Path.resolve, which raises on links that go round in a circle.
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def file_size(path: Path) -> int:
+    """Size in bytes; 0 where there is no such file: reading it will say why."""
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):  # ValueError: a name that no file can have.
+        return 0
+
+
+def _tfds_decodes(data: bytes, header: ImageHeader) -> bool:
+    """Whether TFDS's readers (`tf.io.decode_image`) make height x width x 3 of it.
+
+    They know no TIFF, AVIF or JPEG 2000, make four dimensions of GIF and WebP, and read BMP of 8, 24 or 32 bits only.
+    """
+    if header.format == "BMP":
+        bits, compression = data[28], data[30]
+        return bits in (8, 24, 32) and compression in (0, 3)
+    return header.format in ("JPEG", "PNG")
 
 
 @dataclass
@@ -71,20 +110,29 @@ class Inspection:
     def read_image(self, root: Path, file: str) -> tuple[bytes, ImageHeader] | None:
         """The bytes and header of an image file below `root`, or None and a finding."""
         path = root / file
-        if not inside_root(root, path):
-            self.find(Code.IMAGE_OUTSIDE_ROOT, file, "the path leaves the source", "keep images below the source")
-            return None
         try:
+            if not inside_root(root, path):
+                self.find(Code.IMAGE_OUTSIDE_ROOT, file, "the path leaves the source", "keep images below the source")
+                return None
             data = path.read_bytes()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have.
             code = Code.IMAGE_MISSING if isinstance(error, FileNotFoundError) else Code.IMAGE_UNREADABLE
-            self.find(code, file, error.strerror or str(error), "restore the file or drop its annotations")
+            value = getattr(error, "strerror", None) or str(error)
+            self.find(code, file, value, "restore the file or drop its annotations")
             return None
         try:
-            return data, read_header(data)
+            header = read_header(data)
         except ImageError as error:
             self.find(Code.IMAGE_UNREADABLE, file, error.message, error.remedy)
             return None
+        if not _tfds_decodes(data, header):
+            value = f"readers of TFDS datasets do not decode this kind of {header.format}"
+            self.find(Code.IMAGE_UNREADABLE, file, value, "convert it to JPEG or PNG")
+            return None
+        if not is_complete(data, header):
+            self.find(Code.IMAGE_UNREADABLE, file, f"the {header.format} ends before its pixels do", "replace the file")
+            return None
+        return data, header
 
     def objects(self, raw: Sequence[RawObject], size: boxes.Size, file: str) -> Objects:
         """Checked objects: those that are right, and those that could be cut or left out when repairing."""

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dataflow.findings import Finding
+import numpy as np
+
+from dataflow.findings import Finding, printable
 from dataflow.records import Categories
 from dataflow.schema import Kind
 from dataflow.shards import Outcome, place_in_shard
@@ -24,6 +26,10 @@ class Reference:
     """Its image file relative to the source root, for findings."""
     split: str | None = None
     """The split the source itself puts it in."""
+
+    def __post_init__(self) -> None:
+        for name in ("image_id", "group_id", "file"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -70,4 +76,6 @@ class Loader:
     def __call__(self, references: Any) -> Iterator[Outcome]:
         """One outcome per reference."""
         for reference in sorted(references, key=lambda reference: place_in_shard(reference.image_id)):
-            yield self.source.load(reference, self.repair)
+            with np.errstate(all="ignore"):  # Numbers too large for a box become findings, not warnings.
+                outcome = self.source.load(reference, self.repair)
+            yield outcome

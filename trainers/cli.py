@@ -1,6 +1,7 @@
 """The command line. Only this module ends the process; everything heavier than arguments is imported by need."""
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -182,6 +183,10 @@ def _add_demo(commands: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 1 data refused, 2 wrong usage)."""
+    for stream in (sys.stdout, sys.stderr):
+        # A finding may name a file that the terminal's encoding cannot; that must not end the command.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     at = words.index("--") if "--" in words else len(words)
     arguments = build_parser().parse_args(words[:at])

@@ -118,17 +118,18 @@ def _prepare(builder: Any, what: str) -> dict[str, Any]:
     """Run a builder and tell what became of every image."""
     from tfds_builders.builders import RefusedError
 
+    refused = Path(builder.data_dir).parent / "refused.json"
     try:
         dataset = builder.prepare()
     except RefusedError as error:
-        path = Path(builder.data_dir).parent / "refused.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(error.audit.to_json(), indent=1, ensure_ascii=False))
+        refused.parent.mkdir(parents=True, exist_ok=True)
+        refused.write_text(json.dumps(error.audit.to_json(), indent=1, ensure_ascii=False), encoding="utf-8")
         for line in _finding_lines(error.audit):
             print(line)
-        print(f"all findings: {path}")
+        print(f"all findings: {refused}")
         raise
-    audit = json.loads((dataset.path / "audit.json").read_text())
+    refused.unlink(missing_ok=True)
+    audit = json.loads((dataset.path / "audit.json").read_text(encoding="utf-8"))
     splits = ", ".join(f"{split} {count}" for split, count in dataset.splits.items())
     print(
         f"{dataset.name}: {audit['images_in']} {what} in = {audit['images_prepared']} prepared + "

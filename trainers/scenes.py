@@ -78,7 +78,7 @@ def write_scenes(out: Path, count: int, seed: int = 0, options: SceneOptions = S
 def _write_scene(
     folder: Path, photographs: Sequence[RgbImage], rng: np.random.Generator, options: SceneOptions
 ) -> None:
-    backdrop = _crop(photographs[rng.integers(len(photographs))], rng, options)
+    backdrop = _crop(photographs[int(rng.integers(len(photographs)))], rng, options)
     frames = [backdrop.astype(np.float32), backdrop.astype(np.float32)]
     rows: list[tuple[int, int, npt.NDArray[np.float32]]] = []
     taken: list[list[float]] = []
@@ -115,7 +115,7 @@ def _crop(photograph: RgbImage, rng: np.random.Generator, options: SceneOptions)
 def _cutout(photographs: Sequence[RgbImage], rng: np.random.Generator, options: SceneOptions) -> _Cutout:
     """An ellipse or rounded rectangle out of a photograph, a little brighter or darker than it was."""
     h, w = (int(side) for side in rng.integers(options.least_side, options.most_side + 1, 2))
-    photograph = photographs[rng.integers(len(photographs))]
+    photograph = photographs[int(rng.integers(len(photographs)))]
     y, x = rng.integers(0, photograph.shape[0] - h), rng.integers(0, photograph.shape[1] - w)
     yy, xx = np.mgrid[-1 : 1 : h * 1j, -1 : 1 : w * 1j]
     power = rng.choice([2.0, 6.0])

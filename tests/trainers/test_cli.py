@@ -23,7 +23,7 @@ class Outcome:
         lines = [line for line in self.err.splitlines() if line.strip()]
         assert self.status == status, self
         assert len(lines) == 1, self.err
-        assert lines[0].startswith("shardbox "), lines
+        assert lines[0].startswith("shardbox"), lines
         return all(word in lines[0] for word in words)
 
 

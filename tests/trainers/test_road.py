@@ -45,7 +45,15 @@ def test_the_demonstration(tmp_path: Path) -> None:
 def test_detr_learns_on_photographs(tmp_path: Path) -> None:
     """Fifty steps, the greyscale photograph and images without objects among the batches."""
     made = shardbox(
-        tmp_path, "ingest", DATA / "coco128", "--format", "coco", "--out", "data", "--splits", "train=0.9,validation=0.1"
+        tmp_path,
+        "ingest",
+        DATA / "coco128",
+        "--format",
+        "coco",
+        "--out",
+        "data",
+        "--splits",
+        "train=0.9,validation=0.1",
     )
     shardbox(tmp_path, "train", made["dataset"], "--recipe", "detr_small", "--steps", 50, "--out", "run")
     losses = json.loads((tmp_path / "run/run.json").read_text())["losses"]

@@ -15,15 +15,18 @@ import numpy as np
 
 from dataflow.boxes import mot_to_xyxy
 from dataflow.errors import UsageError
-from dataflow.findings import Code, Finding
+from dataflow.findings import Code, Finding, printable
 from dataflow.images import ImageHeader
 from dataflow.records import Categories, FramePair, ImageRecord
 from dataflow.schema import Kind, pair_to_example, record_to_example
 from dataflow.shards import Outcome
 from dataflow.splits import FrameRanges, split_of_frame
-from tfds_builders.inspection import IMAGE_SUFFIXES, Inspection, RawObject, inside_root
+from tfds_builders.inspection import IMAGE_SUFFIXES, Inspection, RawObject, file_size, inside_root
 from tfds_builders.moved import Targets, moved_objects, target_categories
 from tfds_builders.source import Listing, Reference
+
+_LAYOUT = "give a directory with img1/ and gt/gt.txt, or a directory of such"
+_ROW = "write frame, track id, left, top, width, height, flag (0 to ignore)"
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,11 @@ class PairOptions:
 
 @dataclass(frozen=True)
 class _Frame:
-    """One frame and its rows: (line, track, box xyxy px, ignore); `bad` are findings about its rows."""
+    """One frame and its rows: (line, track, box xyxy px, ignore); `bad` are findings about it."""
 
     sequence: str
-    number: int
+    number: int | None
+    """None for an image whose name is no number."""
     file: str
     label_file: str
     rows: tuple[tuple[int, int, tuple[float, float, float, float], bool], ...]
@@ -48,7 +52,7 @@ class _Frame:
 
     @property
     def frame_id(self) -> str:
-        return f"{self.sequence}/{self.number:06d}"
+        return f"{self.sequence}/{Path(self.file).stem if self.number is None else f'{self.number:06d}'}"
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class MotSource:
     pairing: PairOptions | None = None
     ranges: FrameRanges | None = None
     """Splits by frame number. Frames outside all ranges are left out, with a finding; pairs never straddle."""
+    findings: tuple[Finding, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -75,61 +80,74 @@ class MotSource:
     def scan(self) -> Listing:
         """Every frame, or every pair of frames, of every sequence."""
         references: list[Reference] = []
-        findings: list[Finding] = []
+        findings = list(self.findings)
         for folder in self.sequences:
             frames, found = self._frames(folder)
             findings += found
-            references += self._pairs(frames) if self.pairing else [self._single(frame) for frame in frames]
+            if self.pairing:
+                pairs, found = self._pairs(frames, self.pairing.gap)
+                references += pairs
+                findings += found
+            else:
+                references += [self._single(frame) for frame in frames]
         return Listing(tuple(references), tuple(findings))
 
     def _single(self, frame: _Frame) -> Reference:
         return Reference(frame.frame_id, frame.sequence, self._bytes(frame), frame, frame.file, self._split(frame))
 
-    def _pairs(self, frames: Sequence[_Frame]) -> list[Reference]:
-        assert self.pairing is not None
-        by_number = {frame.number: frame for frame in frames}
+    def _pairs(self, frames: Sequence[_Frame], gap: int) -> tuple[list[Reference], list[Finding]]:
+        """Frame i with frame i + `gap`, both of one split; and findings about images that cannot be paired."""
+        by_number: dict[int, _Frame] = {}
+        findings: list[Finding] = []
+        for frame in frames:
+            if frame.number is None:
+                findings += frame.bad
+            elif by_number.setdefault(frame.number, frame) is not frame:
+                value = f"frame {frame.number} is {by_number[frame.number].file}"
+                findings.append(Finding(Code.DUPLICATE_ID, "error", frame.file, value, "rename or delete one of them"))
         references = []
-        for before in frames:
-            after = by_number.get(before.number + self.pairing.gap)
+        for number, before in sorted(by_number.items()):
+            after = by_number.get(number + gap)
             if after is not None and self._split(before) == self._split(after):
                 pair_id = f"{before.frame_id}-{after.number:06d}"
                 size = self._bytes(before) + self._bytes(after)
                 split = self._split(before)
                 references.append(Reference(pair_id, before.sequence, size, (before, after), after.file, split))
-        return references
+        return references, findings
 
     def _split(self, frame: _Frame) -> str | None:
-        return split_of_frame(frame.number, self.ranges) if self.ranges else None
+        return split_of_frame(frame.number, self.ranges) if self.ranges and frame.number is not None else None
 
     def _bytes(self, frame: _Frame) -> int:
-        return (self.root / frame.file).stat().st_size
+        return file_size(self.root / frame.file)
 
     def _frames(self, folder: str) -> tuple[list[_Frame], list[Finding]]:
         """The frames of a sequence in order, and findings about rows that belong to no frame."""
         base = self.root / folder
         name = base.resolve().name
         label_file = Path(folder, "gt", "gt.txt").as_posix()
-        rows, bad, findings = _read_rows(self.root / label_file, label_file)
-        frames = []
+        rows, bad, findings = _read_rows(self.root / label_file, label_file, tracks_needed=self.pairing is not None)
+        frames, seen = [], set()
         for path in _images(base, self.root):
-            if not path.stem.isdigit():
-                file = path.relative_to(self.root).as_posix()
-                remedy = "name frames by number, as 000001.jpg"
-                findings.append(Finding(Code.LABEL_MALFORMED, "error", file, "not a frame number", remedy))
-                continue
-            number = int(path.stem)
             file = path.relative_to(self.root).as_posix()
-            frame = _Frame(name, number, file, label_file, tuple(rows.pop(number, ())), tuple(bad.pop(number, ())))
+            number = int(path.stem) if path.stem.isdecimal() else None
+            if number is None:
+                remedy = "name frames by number, as 000001.jpg"
+                nameless = Finding(Code.LABEL_MALFORMED, "error", file, "not a frame number", remedy)
+                frame = _Frame(name, None, file, label_file, (), (nameless,))
+            else:
+                seen.add(number)
+                frame = _Frame(name, number, file, label_file, tuple(rows.get(number, ())), tuple(bad.get(number, ())))
             if self.ranges and self._split(frame) is None:
-                value = f"frame {number} is in no range of --splits"
+                value = f"frame {path.stem} is in no range of --splits"
                 findings.append(Finding(Code.SPLIT_MISSING, "info", file, value, "extend a range to use it"))
             else:
                 frames.append(frame)
-        for number, orphans in sorted(rows.items()):
-            value = f"{len(orphans)} rows of frame {number}, which has no image"
+        for number in sorted(rows.keys() - seen):
+            value = f"{len(rows[number])} rows of frame {number}, which has no image"
             remedy = "restore the frame or delete the rows"
-            findings.append(Finding(Code.LABEL_WITHOUT_IMAGE, "error", label_file, value, remedy, orphans[0][0]))
-        findings += [finding for found in bad.values() for finding in found]
+            findings.append(Finding(Code.LABEL_WITHOUT_IMAGE, "error", label_file, value, remedy, rows[number][0][0]))
+        findings += [finding for number in sorted(bad.keys() - seen) for finding in bad[number]]
         return frames, findings
 
     def load(self, reference: Reference, repair: bool) -> Outcome:
@@ -154,7 +172,8 @@ class MotSource:
 
     def _record(self, look: Inspection, frame: _Frame) -> ImageRecord | None:
         for finding in frame.bad:
-            look.findings.append(replace(finding, image_id=look.image_id, repaired=look.repair))
+            repaired = look.repair and frame.number is not None
+            look.findings.append(replace(finding, image_id=look.image_id, repaired=repaired))
         read: tuple[bytes, ImageHeader] | None = look.read_image(self.root, frame.file)
         if read is None:
             return None
@@ -166,14 +185,14 @@ class MotSource:
             objects = replace(objects, track_ids=np.zeros(0, np.int64))
         first_line = frame.rows[0][0] if frame.rows else 1
         return ImageRecord(
-            image_id=frame.frame_id,
+            image_id=printable(frame.frame_id),
             image=data,
             height=height,
             width=width,
             objects=objects,
-            group_id=frame.sequence,
-            provenance=f"{frame.label_file}:{first_line}",
-            filename=frame.file,
+            group_id=printable(frame.sequence),
+            provenance=f"{printable(frame.label_file)}:{first_line}",
+            filename=printable(frame.file),
         )
 
 
@@ -192,17 +211,24 @@ def open_mot(
         raise UsageError(f"--pair-gap {pairing.gap}", "use 1 or more frames")
     if pairing and not 0 < pairing.moved_iou <= 1:
         raise UsageError(f"--moved-iou {pairing.moved_iou}", "use a number above 0 and up to 1")
-    inside = sorted(path.name for path in source.iterdir() if path.is_dir() and _is_sequence(path))
-    sequences = (".",) if _is_sequence(source) else tuple(inside)
+    if not source.is_dir():
+        raise UsageError(f"{source} is no directory", _LAYOUT)
+    folders = sorted(path for path in source.iterdir() if path.is_dir())
+    sequences = (".",) if _is_sequence(source) else tuple(path.name for path in folders if _is_sequence(path))
     if not sequences:
-        raise UsageError(
-            f"{source} is no MOTChallenge sequence and holds none",
-            "give a directory with img1/ and gt/gt.txt, or a directory of such",
-        )
+        raise UsageError(f"{source} is no MOTChallenge sequence and holds none", _LAYOUT)
+    findings = []
+    for path in folders if sequences != (".",) else ():
+        if path.name not in sequences and (path / "img1").is_dir():
+            value, remedy = "a sequence without gt/gt.txt", "add it (empty if nothing is to be seen) or move it away"
+            findings.append(Finding(Code.LABEL_MISSING, "error", path.name, value, remedy))
     for sequence in sequences:
+        truth = source / sequence / "gt" / "gt.txt"
+        if not inside_root(source, truth):
+            raise UsageError(f"{truth} is a link out of {source}", "copy the file into the source")
         if not any(True for _ in _images(source / sequence, source)):
             raise UsageError(f"{source / sequence} holds no images", "add frames such as img1/000001.jpg")
-    return MotSource(source, sequences, name, pairing, ranges)
+    return MotSource(source, sequences, name, pairing, ranges, tuple(findings))
 
 
 def _is_sequence(path: Path) -> bool:
@@ -214,47 +240,73 @@ def _images(base: Path, root: Path) -> list[Path]:
     folder = base / "img1"
     info = base / "seqinfo.ini"
     if info.is_file():
-        parser = configparser.ConfigParser()
+        parser = configparser.ConfigParser(interpolation=None)
         try:
-            parser.read_string(info.read_text(encoding="utf-8"))
+            parser.read_string(info.read_text(encoding="utf-8-sig"))
         except (configparser.Error, UnicodeDecodeError) as error:
             raise UsageError(f"{info}: {str(error).splitlines()[0]}", "mend or delete the file") from error
         folder = base / parser.get("Sequence", "imDir", fallback="img1")
     if not folder.is_dir() or not inside_root(root, folder):
         raise UsageError(f"{base} has no folder {folder.name} of images", "add it, or mend imDir in seqinfo.ini")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
 
 
 Row = tuple[int, int, tuple[float, float, float, float], bool]
 
 
-def _read_rows(path: Path, name: str) -> tuple[dict[int, list[Row]], dict[int, list[Finding]], list[Finding]]:
+def _read_rows(
+    path: Path, name: str, tracks_needed: bool
+) -> tuple[dict[int, list[Row]], dict[int, list[Finding]], list[Finding]]:
     """Rows by frame number, findings by frame number, and findings of no frame."""
     rows: dict[int, list[Row]] = {}
     bad: dict[int, list[Finding]] = {}
     loose: list[Finding] = []
-    remedy = "write frame, track id, left, top, width, height, flag (0 to ignore)"
-    for line, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        if not text.strip():
+    lines: dict[tuple[int, int], int] = {}
+    for line, text in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
+        fields = [field.strip() for field in text.split(",")]
+        if not any(fields):
             continue
-        fields = text.split(",")
+        frame: int | None = None
         try:
-            frame, track = int(float(fields[0])), int(float(fields[1]))
-            left, top, width, height = (float(field) for field in fields[2:6])
-            flag = float(fields[6]) if len(fields) > 6 else 1.0
-        except (ValueError, OverflowError):
-            finding = Finding(Code.LABEL_MALFORMED, "error", name, f"the row {text!r}", remedy, line)
-            number = _number(fields[0])
-            (loose if number is None else bad.setdefault(number, [])).append(finding)
+            frame = _whole(fields[0])
+            row = _parse_row(fields, line)
+            track = row[1]
+            if tracks_needed and track < 0:
+                raise ValueError(f"track {track} tells nobody who moved")
+            if track >= 0 and lines.setdefault((frame, track), line) != line:
+                raise ValueError(f"track {track} is in this frame already, at line {lines[frame, track]}")
+        except ValueError as error:
+            finding = Finding(Code.LABEL_MALFORMED, "error", name, f"the row {text!r}: {error}", _ROW, line)
+            (loose if frame is None else bad.setdefault(frame, [])).append(finding)
             continue
-        x0, y0, x1, y1 = mot_to_xyxy([[left, top, width, height]])[0].tolist()
-        rows.setdefault(frame, []).append((line, track, (x0, y0, x1, y1), flag == 0))
+        rows.setdefault(frame, []).append(row)
     return rows, bad, loose
 
 
-def _number(text: str) -> int | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return int(value) if math.isfinite(value) else None
+def _parse_row(fields: Sequence[str], line: int) -> Row:
+    """A row of `gt.txt`.
+
+    Raises:
+        ValueError: it has too few fields, or some that are no numbers.
+    """
+    if len(fields) < 6:
+        raise ValueError(f"{len(fields)} fields")
+    track = _whole(fields[1])
+    flag = float(fields[6]) if len(fields) > 6 and fields[6] else 1.0
+    if math.isnan(flag):
+        raise ValueError("the flag is no number")
+    with np.errstate(all="ignore"):  # A number too large for a box becomes infinite, and a finding later on.
+        x0, y0, x1, y1 = mot_to_xyxy([[float(field) for field in fields[2:6]]])[0].tolist()
+    return line, track, (x0, y0, x1, y1), flag == 0
+
+
+def _whole(text: str) -> int:
+    """A whole number, which some tools write as 3.0.
+
+    Raises:
+        ValueError: it is none, or larger than any that counts something.
+    """
+    value = float(text)
+    if not value.is_integer() or abs(value) > 2**53:
+        raise ValueError(f"{text} is no whole number")
+    return int(value)

@@ -5,6 +5,7 @@ a class and three or more points is a segment; its box is the polygon's bounding
 not background: it is a finding. An empty label file is background.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,14 +16,17 @@ import yaml
 
 from dataflow.boxes import Size, cxcywh_to_xyxy
 from dataflow.errors import UsageError
-from dataflow.findings import Code, Finding
-from dataflow.records import Categories, ImageRecord
+from dataflow.findings import Code, Finding, printable
+from dataflow.records import Categories, ImageRecord, RecordError
 from dataflow.schema import Kind, record_to_example
 from dataflow.shards import Outcome
-from tfds_builders.inspection import IMAGE_SUFFIXES, Inspection, RawObject, inside_root
+from tfds_builders.inspection import IMAGE_SUFFIXES, Inspection, RawObject, file_size, inside_root
 from tfds_builders.source import Listing, Reference
 
 _SPLIT_KEYS = {"train": "train", "val": "validation", "test": "test"}
+# Class names: annotation tools leave the file beside the labels.
+_CLASSES = "classes.txt"
+_TEXT = frozenset({".txt"})
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,8 @@ class YoloSource:
     def scan(self) -> Listing:
         """Every image below the folders; labels that belong to no image are findings."""
         found: list[tuple[str | None, str, Path]] = []
-        findings = list(self.findings)
         for split, folder in self.folders:
-            images = sorted(_files(self.root / folder, IMAGE_SUFFIXES))
-            found += [(split, folder, path) for path in images]
-            findings += self._orphans(folder, images)
+            found += [(split, folder, path) for path in sorted(self._images(folder))]
         short = [_stem(path.relative_to(self.root / folder)) for _, folder, path in found]
         # The short id is what other formats call the image too; where folders share names it cannot serve.
         unique = len(set(short)) == len(short)
@@ -50,30 +51,44 @@ class YoloSource:
         for (split, _, path), name in zip(found, short, strict=True):
             file = path.relative_to(self.root).as_posix()
             image_id = name if unique else _stem(Path(file))
-            references.append(Reference(image_id, image_id, path.stat().st_size, file, file, split))
-        return Listing(tuple(references), tuple(findings))
+            references.append(Reference(image_id, image_id, file_size(path), file, file, split))
+        orphans = self._orphans(str(reference.payload) for reference in references)
+        return Listing(tuple(references), (*self.findings, *self._linked_folders(), *orphans))
 
-    def _orphans(self, folder: str, images: Sequence[Path]) -> Iterator[Finding]:
-        base = self.root / folder
-        labels = self.root / label_path(folder)
-        if labels == base:
-            return
-        with_image = {path.relative_to(base).with_suffix("") for path in images}
-        for path in sorted(_files(labels, frozenset({".txt"}))):
-            if path.relative_to(labels).with_suffix("") not in with_image:
-                yield Finding(
-                    Code.LABEL_WITHOUT_IMAGE,
-                    "error",
-                    path.relative_to(self.root).as_posix(),
-                    f"there is no image for it in {folder}",
-                    "add the photograph or delete the label file",
-                )
+    def _images(self, folder: str) -> Iterator[Path]:
+        """The images below a folder, but for those of another listed folder inside it."""
+        inner = [self.root / other for _, other in self.folders if Path(folder) in Path(other).parents]
+        for path in _files(self.root / folder, IMAGE_SUFFIXES):
+            if not any(path.is_relative_to(other) for other in inner):
+                yield path
+
+    def _linked_folders(self) -> Iterator[Finding]:
+        """Links to folders are not followed: they might lead out of the source, or round in circles."""
+        for _, folder in self.folders:
+            for base, names, _ in os.walk(self.root / folder):
+                for path in (Path(base, name) for name in names):
+                    if path.is_symlink():
+                        file, remedy = (
+                            path.relative_to(self.root).as_posix(),
+                            "copy the folder, or list it in data.yaml",
+                        )
+                        yield Finding(Code.IMAGE_OUTSIDE_ROOT, "error", file, "a link to a folder", remedy)
+
+    def _orphans(self, images: Iterable[str]) -> Iterator[Finding]:
+        """Label files that belong to none of `images`."""
+        expected = {_label_file(image) for image in images}
+        labels = {path for _, folder in self.folders for path in _files(self.root / label_path(folder), _TEXT)}
+        for path in sorted(labels):
+            file = path.relative_to(self.root).as_posix()
+            if file not in expected and path.name != _CLASSES:
+                remedy = "add the photograph or delete the label file"
+                yield Finding(Code.LABEL_WITHOUT_IMAGE, "error", file, "there is no image for it", remedy)
 
     def load(self, reference: Reference, repair: bool) -> Outcome:
         """Read one image and its label file."""
         look = Inspection(reference.image_id, repair)
         file = str(reference.payload)
-        label_file = PurePosixPath(label_path(file)).with_suffix(".txt").as_posix()
+        label_file = _label_file(file)
         read = look.read_image(self.root, file)
         if read is None:
             return Outcome(reference.image_id, None, tuple(look.findings))
@@ -84,7 +99,14 @@ class YoloSource:
             return Outcome(reference.image_id, None, tuple(look.findings))
         height, width = header.size
         record = ImageRecord(
-            reference.image_id, data, height, width, objects, reference.group_id, f"{label_file}:1", file
+            image_id=reference.image_id,
+            image=data,
+            height=height,
+            width=width,
+            objects=objects,
+            group_id=reference.group_id,
+            provenance=f"{printable(label_file)}:1",
+            filename=reference.file,
         )
         return Outcome(reference.image_id, record_to_example(record), tuple(look.findings))
 
@@ -94,8 +116,8 @@ class YoloSource:
             look.find(Code.IMAGE_OUTSIDE_ROOT, label_file, "the path leaves the source", "keep labels below it")
             return
         try:
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
+            lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        except FileNotFoundError:
             look.find(
                 Code.LABEL_MISSING,
                 label_file,
@@ -103,6 +125,9 @@ class YoloSource:
                 "add one (empty if the image shows no object), or repair to take it for background",
                 repaired=look.repair,
             )
+            return
+        except OSError as error:
+            look.find(Code.LABEL_MALFORMED, label_file, error.strerror or str(error), "make it a readable file")
             return
         for number, line in enumerate(lines, 1):
             fields = line.split()
@@ -155,23 +180,29 @@ def label_path(image_path: str) -> str:
     return PurePosixPath(*parts).as_posix()
 
 
+def _label_file(image: str) -> str:
+    return PurePosixPath(label_path(image)).with_suffix(".txt").as_posix()
+
+
 def open_yolo(source: Path, names: Sequence[str] = ()) -> YoloSource:
     """A YOLO source from a directory or its `data.yaml`.
 
     Raises:
         UsageError: there are no images, or no class names.
     """
+    if source.is_file() and source.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"{source} is no data.yaml", "give data.yaml, or the directory of the dataset")
     described = source if source.is_file() else next((p for p in _yaml_files(source) if p.is_file()), None)
     if described is not None:
-        return _open_described(described, names)
+        return _open_described(described, names, may_leave=source.is_file())
     if not (source / "images").is_dir():
         raise UsageError(
             f"{source} holds neither data.yaml nor a folder images",
             "give a directory with data.yaml, or with images/ and labels/",
         )
-    listed = source / "classes.txt"
+    listed = source / _CLASSES
     if not names and listed.is_file():
-        names = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in _read_text(listed).splitlines() if line.strip()]
     if not names:
         raise UsageError(
             f"{source} names no classes", "add data.yaml or classes.txt (one name a line), or pass --names a,b,c"
@@ -183,20 +214,42 @@ def _yaml_files(source: Path) -> list[Path]:
     return [source / "data.yaml", source / "data.yml", source / "dataset.yaml"]
 
 
-def _open_described(path: Path, names: Sequence[str]) -> YoloSource:
+def _read_text(path: Path) -> str:
     try:
-        described = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 at byte {error.start}", "save the file as UTF-8") from error
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    text = _read_text(path)
+    try:
+        described = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-99-99.
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
         raise UsageError(f"{place}: not YAML ({getattr(error, 'problem', error)})", "mend the file") from error
     if not isinstance(described, Mapping):
         raise UsageError(f"{path} holds no keys", "write train, val and names into it")
+    if "kpt_shape" in described:
+        # A line of five numbers and points would be taken for a polygon.
+        raise UsageError(f"{path}: kpt_shape says that the labels hold keypoints", "export boxes or segments instead")
+    return described
+
+
+def _open_described(path: Path, names: Sequence[str], may_leave: bool) -> YoloSource:
+    """The source that a data.yaml describes; its `path` may lead out of its own folder when `may_leave`."""
+    described = _read_yaml(path)
     categories = Categories(tuple(names)) if names else _names(described, path)
     base = path.parent
     if described.get("path") and (base / str(described["path"])).is_dir():
         base = base / str(described["path"])
-    root = path.parent if inside_root(path.parent, base) else base
+    outside = not inside_root(path.parent, base)
+    if outside and not may_leave:
+        raise UsageError(
+            f"{path}: `path: {described['path']}` leads out of {path.parent}", f"give {path.name} itself as the source"
+        )
+    root = base if outside else path.parent
     folders: list[tuple[str | None, str]] = []
     findings = []
     for key, split in _SPLIT_KEYS.items():
@@ -231,7 +284,9 @@ def _folder(root: Path, base: Path, entry: str) -> str | None:
         without_up = without_up[3:]
     for candidate in (base / entry, base / without_up):
         if candidate.is_dir() and inside_root(root, candidate):
-            return candidate.resolve().relative_to(root.resolve()).as_posix()
+            # Links inside the source keep their own names: labels are looked for beside those.
+            folder = Path(os.path.relpath(candidate, root))
+            return (candidate.resolve().relative_to(root.resolve()) if ".." in folder.parts else folder).as_posix()
     return None
 
 
@@ -239,29 +294,36 @@ def _names(described: Mapping[str, Any], path: Path) -> Categories:
     names = described.get("names")
     count = described.get("nc")
     if isinstance(names, Mapping):
-        missing = sorted(set(range(len(names))) - {int(key) for key in names})
+        by_id = {int(key): name for key, name in names.items() if str(key).isdecimal()}
+        missing = sorted(set(range(len(names))) - by_id.keys())
         if missing:
             raise UsageError(f"{path}: class {missing[0]} has no name", "give every class from 0 on a name")
-        names = [names[key] for key in sorted(names, key=int)]
+        names = [by_id[key] for key in sorted(by_id)]
     if not isinstance(names, list) or not names:
         raise UsageError(f"{path} names no classes", "add `names:`, or pass --names a,b,c")
+    for index, name in enumerate(names):
+        if not isinstance(name, str | int | float) or isinstance(name, bool):
+            # YAML takes an unquoted `no`, `on` or `~` for False, True and nothing.
+            raise UsageError(f"{path}: the name of class {index} reads as {name!r}", "write it in quotes")
     if isinstance(count, int) and count != len(names):
         raise UsageError(f"{path}: nc is {count} but there are {len(names)} names", "make them agree")
-    return Categories(tuple(str(name) for name in names))
+    try:
+        return Categories(tuple(str(name).strip() for name in names))
+    except RecordError as error:
+        raise UsageError(f"{path}: {error.message}", error.remedy) from error
 
 
 def _with_images(source: YoloSource) -> YoloSource:
     if not any(next(_files(source.root / folder, IMAGE_SUFFIXES), None) for _, folder in source.folders):
         where = ", ".join(folder for _, folder in source.folders)
-        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-        raise UsageError(f"{source.root} holds no image in {where}", f"add images ({suffixes})")
+        raise UsageError(f"{source.root} holds no image in {where}", "add images, such as .jpg or .png")
     return source
 
 
 def _files(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
-    """Files below a folder with one of these suffixes, hidden ones aside."""
+    """Files below a folder with one of these suffixes, hidden ones aside; links that lead nowhere are files too."""
     for path in folder.rglob("*"):
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and not path.is_dir():
             yield path
 
 

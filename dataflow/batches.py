@@ -1,0 +1,211 @@
+"""Batches as detectors take them, and the single way back from a detector's frame to pixels of the original image.
+
+Legend for shapes: B images in the batch, H and W px of the padded canvas, h and w px of one resized image on it (at
+the top left), N objects of an image, M detections in it. Boxes are cxcywh relative to the resized image *without* its
+padding. Resizing stretches the whole image, so the same numbers are relative to the original image too, and padding
+never enters into them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from dataflow.boxes import clip_boxes, cxcywh_to_xyxy
+from dataflow.errors import ShardboxError
+from dataflow.records import Predictions
+
+_TOLERANCE = 1e-5
+"""How far float32 rounding may carry a relative box over the border of its image."""
+
+
+class BatchError(ShardboxError):
+    """A batch or a target that breaks its own promises."""
+
+
+def _require(condition: bool, message: str, remedy: str) -> None:
+    if not condition:
+        raise BatchError(message, remedy)
+
+
+def _require_tensor(name: str, tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int | None, ...]) -> None:
+    """Raise unless `tensor` has this dtype and shape, in which None stands for any length."""
+    fits = len(tensor.shape) == len(shape) and all(
+        wanted is None or wanted == got for wanted, got in zip(shape, tensor.shape, strict=True)
+    )
+    wanted_text = str(tuple("any" if length is None else length for length in shape))
+    _require(
+        tensor.dtype == dtype and fits,
+        f"{name} is {tensor.dtype} {tuple(tensor.shape)}",
+        f"make it {dtype} of shape {wanted_text}",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What a detector should find in one image.
+
+    `boxes` (N, 4) float32 cxcywh relative to the resized, unpadded image; `category_ids` (N,) int64 contiguous ids.
+    """
+
+    boxes: torch.Tensor
+    category_ids: torch.Tensor
+
+    def __post_init__(self) -> None:
+        _require_tensor("boxes", self.boxes, torch.float32, (None, 4))
+        _require_tensor("category_ids", self.category_ids, torch.int64, (len(self.boxes),))
+        if self.boxes.device.type == "cpu" and len(self.boxes):  # Elsewhere, looking at values waits for the device.
+            boxes, category_ids = self.boxes.numpy(), self.category_ids.numpy()
+            centres, extents = boxes[:, :2], boxes[:, 2:]
+            outside = (abs(centres - 0.5) + extents / 2 > 0.5 + _TOLERANCE) | ~(extents > 0)
+            _require(
+                not outside.any(),
+                f"boxes are empty or leave their image: {boxes[outside.any(axis=1)].tolist()}",
+                "boxes are cx, cy, w, h relative to the resized image, without its padding",
+            )
+            _require(category_ids.min() >= 0, "a class id is negative", "use contiguous ids from 0")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images of one step, padded at the bottom and on the right to a common canvas.
+
+    `pixel_values` (B, 3, H, W) uint8 RGB, zero in the padding; `pixel_mask` (B, H, W) bool, True on real pixels (as
+    Hugging Face has it; the original DETR has the opposite); `targets` and `image_ids`, one per image; `sizes` (B, 2)
+    int64 (h, w) px resized; `original_sizes` (B, 2) int64 (height, width) px of the images as they were stored.
+    """
+
+    pixel_values: torch.Tensor
+    pixel_mask: torch.Tensor
+    targets: tuple[Target, ...]
+    image_ids: tuple[str, ...]
+    sizes: torch.Tensor
+    original_sizes: torch.Tensor
+
+    def __post_init__(self) -> None:
+        _require_tensor("pixel_values", self.pixel_values, torch.uint8, (None, 3, None, None))
+        n, _, height, width = self.pixel_values.shape
+        _require_tensor("pixel_mask", self.pixel_mask, torch.bool, (n, height, width))
+        _require_tensor("sizes", self.sizes, torch.int64, (n, 2))
+        _require_tensor("original_sizes", self.original_sizes, torch.int64, (n, 2))
+        _require(
+            n == len(self.targets) == len(self.image_ids),
+            f"{n} images, {len(self.targets)} targets, {len(self.image_ids)} ids",
+            "give one of each per image",
+        )
+        if self.sizes.device.type == "cpu" and n:
+            top = self.sizes.max(dim=0).values.tolist()
+            _require(
+                top[0] <= height and top[1] <= width and int(self.sizes.min()) > 0,
+                f"resized images up to (h, w) = {tuple(top)} px on a canvas of {(height, width)} px",
+                "make the canvas at least as large as the largest image, and each image at least one pixel",
+            )
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        targets = (Target(change(target.boxes), change(target.category_ids)) for target in self.targets)
+        return replace(
+            self,
+            pixel_values=change(self.pixel_values),
+            pixel_mask=change(self.pixel_mask),
+            targets=tuple(targets),
+            sizes=change(self.sizes),
+            original_sizes=change(self.original_sizes),
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """The same batch on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory, from which a GPU copies without waiting (needs CUDA)."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+
+def normalise(
+    pixel_values: torch.Tensor, pixel_mask: torch.Tensor, mean: Sequence[float], std: Sequence[float]
+) -> torch.Tensor:
+    """(B, 3, H, W) float32: (value / 255 - mean) / std on real pixels, 0 in the padding, on the tensors' own device.
+
+    The operations and their order are those of Hugging Face's torchvision backend, which multiplies mean and std by
+    255 instead of dividing the pixels and pads afterwards, so that the values equal its own bit for bit.
+
+    Args:
+        pixel_values: (B, 3, H, W) uint8.
+        pixel_mask: (B, H, W) bool, True on real pixels.
+        mean: of the three channels, for values from 0 to 1.
+        std: of the three channels, for values from 0 to 1.
+    """
+    levels = 1.0 / (1 / 255)
+    shift, scale = (
+        (torch.tensor(list(values), device=pixel_values.device) * levels).view(3, 1, 1) for values in (mean, std)
+    )
+    return pixel_values.to(torch.float32).sub_(shift).div_(scale).masked_fill_(~pixel_mask[:, None], 0.0)
+
+
+def _to_numpy(values: Any) -> np.ndarray[Any, Any]:
+    """A tensor of any device and float type, or an array, as a numpy array on the CPU."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.is_floating_point() else values).numpy()
+    return np.asarray(values)
+
+
+def detections_to_predictions(
+    image_ids: Sequence[str],
+    original_sizes: Any,
+    *,
+    boxes: Sequence[Any],
+    scores: Sequence[Any],
+    category_ids: Sequence[Any],
+    run_id: str,
+) -> list[Predictions]:
+    """Detections in a detector's frame as predictions in pixels of the original images: every detector's only exit.
+
+    Boxes are cut at the borders of their image; those left without area, and detections that are not finite, are
+    dropped; scores are clamped to 0..1.
+
+    Args:
+        image_ids: of the B images.
+        original_sizes: (B, 2) (height, width) px.
+        boxes: for each image (M, 4) cxcywh relative to the unpadded image.
+        scores: for each image (M,).
+        category_ids: for each image (M,) contiguous ids.
+        run_id: what the predictions say they come from.
+    """
+    sizes = [(int(height), int(width)) for height, width in _to_numpy(original_sizes).reshape(-1, 2)]
+    predictions = []
+    for image_id, size, *detections in zip(image_ids, sizes, boxes, scores, category_ids, strict=True):
+        relative, score, category = map(_to_numpy, detections)
+        finite = np.isfinite(relative).all(axis=1) & np.isfinite(score)
+        xyxy = clip_boxes(cxcywh_to_xyxy(relative[finite], size), size)
+        keep = (xyxy[:, :2] < xyxy[:, 2:]).all(axis=1)
+        predictions.append(
+            Predictions(
+                image_id=image_id,
+                boxes=xyxy[keep],
+                scores=np.clip(score[finite][keep], 0, 1),
+                category_ids=category[finite][keep],
+                run_id=run_id,
+            )
+        )
+    return predictions
+
+
+def targets_to_predictions(batch: Batch, run_id: str) -> list[Predictions]:
+    """The targets of a batch as if a detector had found them all with score 1: the oracle of the geometry."""
+    return detections_to_predictions(
+        image_ids=batch.image_ids,
+        original_sizes=batch.original_sizes,
+        boxes=[target.boxes for target in batch.targets],
+        scores=[np.ones(len(target)) for target in batch.targets],
+        category_ids=[target.category_ids for target in batch.targets],
+        run_id=run_id,
+    )

@@ -1,0 +1,121 @@
+"""The Beam job: the same shards from every local runner, and nothing lost in silence."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataflow.beam_jobs import ShardJob, check_runner, run_shard_job
+from dataflow.errors import UsageError
+from dataflow.records import Categories, ImageRecord, no_objects
+from dataflow.schema import record_to_example
+from dataflow.shards import Outcome, ShardFormat, ShardKey, ShardResult, load_results, place_in_shard, shard_of
+from tests.factories import photograph
+
+FORMAT = ShardFormat("job", Categories(("thing",)), "images")
+KEYS = (*(ShardKey("train", index, 4) for index in range(4)), ShardKey("validation", 0, 1))
+
+
+@dataclass(frozen=True)
+class Make:
+    """Numbers to outcomes; every fifth is kept out. `lose` drops one, as a broken runner would."""
+
+    lose: int | None = None
+
+    def __call__(self, numbers: Sequence[Any]) -> Iterator[Outcome]:
+        for number in sorted(numbers, key=lambda number: place_in_shard(str(number))):
+            if number == self.lose:
+                continue
+            if number % 5 == 0:
+                yield Outcome(str(number), None)
+                continue
+            record = ImageRecord(str(number), photograph(8, 8, seed=number), 8, 8, no_objects(), "scene", "x:1")
+            yield Outcome(record.image_id, record_to_example(record))
+
+
+def job(n: int = 12, make: Make = Make()) -> ShardJob:
+    """Inputs for the shards of `train` (number 2 stays empty) and for one of `validation`."""
+    inputs = [(KEYS[(0, 1, 3)[shard_of(str(number), 3)]], number) for number in range(n)]
+    return ShardJob(FORMAT, KEYS, (*inputs, (KEYS[4], 1000 + n)), make, n + 1)
+
+
+def digests(directory: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(directory.iterdir())}
+
+
+def test_every_shard_is_written_and_counted(tmp_path: Path) -> None:
+    results = run_shard_job(job(), tmp_path)
+    assert [(result.split, result.index) for result in results] == [(key.split, key.index) for key in KEYS]
+    assert sum(result.count for result in results) == 10
+    assert sorted(name for result in results for name in result.quarantined) == ["0", "10", "5"]
+    assert results[2].count == 0 and (tmp_path / results[2].file).is_file(), "a shard without inputs is a file too"
+    assert sorted(digests(tmp_path)) == [result.file for result in results], "nothing else stays"
+
+
+def test_order_of_inputs_does_not_matter(tmp_path: Path) -> None:
+    for name, inputs in (("a", job().inputs), ("b", tuple(reversed(job().inputs)))):
+        (tmp_path / name).mkdir()
+        run_shard_job(replace(job(), inputs=inputs), tmp_path / name)
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_several_processes_write_the_same_shards(tmp_path: Path) -> None:
+    options = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    for name, arguments in (("a", ()), ("b", options)):
+        (tmp_path / name).mkdir()
+        run_shard_job(job(), tmp_path / name, "FnApiRunner", arguments)
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_a_lost_element_is_noticed(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="5 of 5 shards and 12 of 13 images arrived; nothing was kept"):
+        run_shard_job(job(make=Make(lose=3)), tmp_path)
+
+
+def test_a_lost_shard_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty shard holds no image, so the count of images alone would not tell."""
+
+    def without_the_empty_one(directory: Path) -> list[ShardResult]:
+        return [result for result in load_results(directory) if result.count]
+
+    monkeypatch.setattr("dataflow.beam_jobs.load_results", without_the_empty_one)
+    with pytest.raises(RuntimeError, match="4 of 5 shards and 13 of 13 images"):
+        run_shard_job(job(), tmp_path)
+
+
+def test_threads_are_refused() -> None:
+    for arguments in (
+        ("--direct_running_mode=multi_threading",),
+        ("--direct_running_mode", "multi_threading", "--direct_num_workers=2"),
+        ("--direct_running_mode=in_memory", "--direct_running_mode=multi_threading"),
+    ):
+        with pytest.raises(UsageError, match="loses elements") as caught:
+            check_runner("FnApiRunner", arguments)
+        assert "multi_processing" in caught.value.remedy
+
+
+@pytest.mark.parametrize("runner", ["Nobody", "no.such.module.Runner", "json.Nobody", ""])
+def test_unknown_runners_are_refused(runner: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"there is no runner {runner!r}")):
+        check_runner(runner, ())
+
+
+def test_a_runner_is_named_once() -> None:
+    """FnApiRunner, then DirectRunner after --: Beam would take the latter, and download Prism."""
+    with pytest.raises(UsageError, match="name the runner once"):
+        check_runner("FnApiRunner", ("--runner=DirectRunner",))
+
+
+@pytest.mark.parametrize("argument", ["--direct_num_workers=two", "--direct_running_mode=fast"])
+def test_options_that_beam_does_not_take(argument: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="Beam does not take what follows --: argument --direct_"):
+        check_runner("FnApiRunner", (argument,))
+    assert capfd.readouterr().err == ""
+
+
+def test_known_runners_pass() -> None:
+    check_runner("FnApiRunner", ("--direct_running_mode=multi_processing", "--direct_num_workers=2"))

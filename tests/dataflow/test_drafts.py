@@ -1,0 +1,170 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision.transforms.v2 import functional as tv
+
+from dataflow.batches import Target
+from dataflow.drafts import Draft, ExampleError, ExampleReader, Flip, resize
+from dataflow.images import decode_rgb, encode_png
+from dataflow.prepared import PreparedDataset
+from dataflow.records import Objects
+from dataflow.resize import ResizePolicy
+from dataflow.tfrecord import read_records
+from tests.dataflow.detection_sets import make_record, random_objects, write_ours
+from tests.factories import photograph, pixels
+
+POLICY = ResizePolicy(40, 60)
+
+
+def make_draft(size: tuple[int, int], to: tuple[int, int], n: int = 3, **changes: Any) -> Draft:
+    draft = Draft(
+        image_id="a",
+        place="shard, example 0",
+        image=photograph(*size, encoding="PNG"),
+        upright=True,
+        objects=random_objects(size, n, seed=1),
+        original_size=size,
+        size=to,
+        mirrored=False,
+    )
+    return replace(draft, **changes)
+
+
+def drawn(draft: Draft, canvas_size: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """The canvas and the mask, which were full of something else before."""
+    canvas, mask = np.full((*canvas_size, 3), 99, np.uint8), np.ones(canvas_size, np.bool_)
+    draft.draw(canvas, mask)
+    return canvas, mask
+
+
+side = st.integers(1, 90)
+
+
+@given(st.tuples(side, side), st.tuples(side, side))
+def test_resizing_gives_the_values_of_torchvision(size: tuple[int, int], to: tuple[int, int]) -> None:
+    image = pixels(*size)
+    expected = tv.resize(torch.from_numpy(image).permute(2, 0, 1), list(to), antialias=True).permute(1, 2, 0)
+    np.testing.assert_array_equal(resize(image, to), expected.numpy())
+
+
+def test_an_image_is_drawn_at_the_top_left_and_the_rest_is_padding() -> None:
+    draft = make_draft((50, 70), (40, 56))
+    canvas, mask = drawn(draft, (64, 60))
+    np.testing.assert_array_equal(canvas[:40, :56], resize(decode_rgb(draft.image), (40, 56)))
+    assert mask[:40, :56].all()
+    assert mask.sum() == 40 * 56
+    assert not canvas[~mask].any()
+
+
+@pytest.mark.parametrize("to", [(50, 70), (40, 56)], ids=["same size", "smaller"])
+def test_mirroring_turns_pixels_and_boxes_alike(to: tuple[int, int]) -> None:
+    plain = make_draft((50, 70), to)
+    mirrored = replace(plain, mirrored=True)
+    np.testing.assert_array_equal(drawn(mirrored, (64, 72))[0][: to[0], : to[1]], drawn(plain, to)[0][:, ::-1])
+    np.testing.assert_array_equal(drawn(mirrored, (64, 72))[1], drawn(plain, (64, 72))[1])
+    before, after = plain.target(), mirrored.target()
+    assert torch.allclose(after.boxes[:, 0], 1 - before.boxes[:, 0])
+    assert torch.equal(after.boxes[:, 1:], before.boxes[:, 1:])
+    assert torch.equal(after.category_ids, before.category_ids)
+
+
+def test_targets_are_relative_and_without_ignore_regions() -> None:
+    objects = random_objects((50, 70), 3, seed=1, crowd=True)
+    target = make_draft((50, 70), (40, 56), objects=objects).target()
+    assert len(target) == 2
+    x0, y0, x1, y1 = objects.boxes[0].tolist()
+    expected = [(x0 + x1) / 140, (y0 + y1) / 100, (x1 - x0) / 70, (y1 - y0) / 50]
+    np.testing.assert_allclose(target.boxes[0], expected, rtol=1e-6)
+    assert target.category_ids.tolist() == objects.category_ids[:2].tolist()
+
+
+def test_an_image_without_objects_has_an_empty_target() -> None:
+    target = make_draft((50, 70), (40, 56), n=0).target()
+    assert isinstance(target, Target)
+    assert target.boxes.shape == (0, 4)
+
+
+def test_a_grey_image_gets_three_equal_channels() -> None:
+    canvas, _ = drawn(make_draft((50, 70), (40, 56), image=photograph(50, 70, mode="L")), (40, 56))
+    assert canvas.std() > 1
+    assert (canvas == canvas[:, :, :1]).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_where_it_is_asked_for(orientation: int) -> None:
+    image = photograph(50, 70, orientation=orientation, encoding="PNG")
+    upright = (70, 50) if orientation >= 5 else (50, 70)
+    canvas, _ = drawn(make_draft(upright, upright, image=image), upright)
+    np.testing.assert_array_equal(canvas, decode_rgb(image, apply_exif=True))
+    as_stored, _ = drawn(make_draft((50, 70), (50, 70), image=image, upright=False), (50, 70))
+    np.testing.assert_array_equal(as_stored, pixels(50, 70))
+
+
+@pytest.mark.parametrize("broken", [b"", b"no image", photograph(50, 70)[:900]], ids=["empty", "text", "cut short"])
+def test_a_corrupt_image_is_named_with_its_place(broken: bytes) -> None:
+    with pytest.raises(ExampleError, match=r"image 'a' \(shard, example 0\): .*"):
+        drawn(make_draft((50, 70), (40, 56), image=broken), (40, 56))
+
+
+def test_an_image_of_another_size_than_its_example_says_is_refused() -> None:
+    draft = make_draft((50, 70), (40, 56), image=encode_png(pixels(50, 71)))
+    with pytest.raises(ExampleError, match=r"\(50, 71\) px, its example says \(50, 70\)"):
+        drawn(draft, (40, 56))
+
+
+def test_flips_follow_their_probability_and_change_with_the_epoch() -> None:
+    ids = [f"image{i}" for i in range(2000)]
+    first = [Flip(0.3, seed=1).applies(0, name) for name in ids]
+    assert np.mean(first) == pytest.approx(0.3, abs=0.04)
+    assert first == [Flip(0.3, seed=1).applies(0, name) for name in ids]
+    assert first != [Flip(0.3, seed=1).applies(1, name) for name in ids]
+    assert first != [Flip(0.3, seed=2).applies(0, name) for name in ids]
+    assert not any(Flip(0.0).applies(0, name) for name in ids)
+    assert all(Flip(1.0).applies(0, name) for name in ids)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> PreparedDataset:
+    records = [make_record(f"image{i}", 30 + i, 40, n=2, seed=i) for i in range(5)]
+    return write_ours(tmp_path / "small" / "1.0.0", records, [2, 0, 3])
+
+
+def payloads(dataset: PreparedDataset) -> list[bytes]:
+    found = []
+    for shard in dataset.shards("train"):
+        with shard.path.open("rb") as file:
+            found += list(read_records(file))
+    return found
+
+
+def test_drafts_hold_what_the_records_say(dataset: PreparedDataset) -> None:
+    reader = ExampleReader(dataset, "train", POLICY, Flip())
+    records = list(dataset.records("train"))
+    for index, (payload, record) in enumerate(zip(payloads(dataset), records, strict=True)):
+        draft = reader.draft(0, index, payload)
+        assert (draft.image_id, draft.image, draft.original_size) == (record.image_id, record.image, record.size)
+        assert draft.size == POLICY.target_size(record.size)
+        np.testing.assert_array_equal(draft.objects.boxes, record.objects.boxes)
+    last = dataset.shards("train")[2].path
+    assert [reader.draft(0, i, p).place for i, p in enumerate(payloads(dataset))][2:4] == [
+        f"{last}, example 0",
+        f"{last}, example 1",
+    ]
+
+
+def test_a_class_id_that_names_no_class_is_refused(tmp_path: Path) -> None:
+    record = make_record("a", 30, 40, n=0)
+    third = Objects(boxes=np.array([[1, 2, 3, 4]], np.float32), category_ids=np.array([2]))
+    dataset = write_ours(tmp_path / "small" / "1.0.0", [replace(record, objects=third)], [1])
+    (payload,) = payloads(dataset)
+    (dataset.path / "objects-label.labels.txt").write_text("first\nsecond\n")
+    reader = ExampleReader(PreparedDataset(dataset.path), "train", POLICY, Flip())
+    with pytest.raises(ExampleError, match=r"image 'a' \(.*example 0\): class id 2 is not among 2 classes"):
+        reader.draft(0, 0, payload)

@@ -1,0 +1,113 @@
+import gc
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from dataflow.errors import UsageError
+from dataflow.order import ReadPlan, Share, sequential_plan, shuffled_plan
+from dataflow.prepared import Shard
+from dataflow.record_stream import Plans, read_in_order
+from dataflow.tfrecord import CorruptRecordError, write_record
+
+COUNTS = (5, 0, 9, 1, 12)
+TOTAL = sum(COUNTS)
+
+
+def payload(index: int) -> bytes:
+    return f"example {index} ".encode() * (1 + index)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[Shard]:
+    found = []
+    index = 0
+    for number, count in enumerate(COUNTS):
+        path = tmp_path / f"set-train.tfrecord-{number:05d}-of-{len(COUNTS):05d}"
+        with path.open("wb") as file:
+            for _ in range(count):
+                write_record(file, payload(index))
+                index += 1
+        found.append(Shard("train", number, path, count))
+    return found
+
+
+def sequential(start: int = 0, share: Share = Share()) -> Plans:  # noqa: B008
+    return lambda: [(0, sequential_plan(COUNTS, share, start))]
+
+
+def shuffled(window: int, epochs: int = 3, start: int = 0) -> Plans:
+    def plans() -> Iterator[tuple[int, ReadPlan]]:
+        for epoch in range(epochs):
+            first = start if epoch == 0 else 0
+            yield epoch, shuffled_plan(COUNTS, Share(), seed=5, epoch=epoch, window=window, start=first)
+
+    return plans
+
+
+def expected(plans: Plans) -> list[tuple[int, bytes]]:
+    visits = [(epoch, int(index)) for epoch, plan in plans() for index in plan.visits[plan.skip :]]
+    return [(epoch * TOTAL + index, payload(index)) for epoch, index in visits]
+
+
+def test_sequential_reading_is_the_split_in_order(shards: list[Shard]) -> None:
+    assert list(read_in_order(shards, sequential(), 1)) == [(i, payload(i)) for i in range(TOTAL)]
+    assert list(read_in_order(shards, sequential(start=7), 1)) == [(i, payload(i)) for i in range(7, TOTAL)]
+    assert list(read_in_order(shards, sequential(start=TOTAL), 1)) == []
+
+
+@pytest.mark.parametrize("window", [1, 4, 10, 100])
+def test_shuffled_reading_keeps_to_the_plan_over_epochs(shards: list[Shard], window: int) -> None:
+    found = list(read_in_order(shards, shuffled(window), window))
+    assert found == expected(shuffled(window))
+    assert len(found) == 3 * TOTAL
+
+
+@pytest.mark.parametrize("start", [1, 9, 10, 26])
+def test_going_on_in_the_middle_gives_the_rest(shards: list[Shard], start: int) -> None:
+    whole = list(read_in_order(shards, shuffled(10), 10))
+    assert list(read_in_order(shards, shuffled(10, start=start), 10)) == whole[start:]
+
+
+def test_many_epochs_go_through_several_pipelines(shards: list[Shard], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataflow.record_stream._STRETCH", 2 * TOTAL)
+    plans = shuffled(10, epochs=7)
+    assert list(read_in_order(shards, plans, 10)) == expected(plans)
+
+
+def test_closing_ends_the_reading(shards: list[Shard]) -> None:
+    stream = read_in_order(shards, shuffled(10, epochs=1000), 10)
+    assert len(list(islice(stream, 40))) == 40
+    stream.close()
+    gc.collect()
+    assert list(stream) == []
+
+
+def test_a_shard_with_fewer_examples_than_said_is_named(shards: list[Shard]) -> None:
+    content = shards[2].path.read_bytes()
+    last = len(payload(13)) + 16
+    shards[2].path.write_bytes(content[:-last])  # Whole records only, so nothing in the file is damaged.
+    for plans in (sequential(), shuffled(10)):
+        with pytest.raises(CorruptRecordError, match="00002-of-00005 does not hold the 9 examples"):
+            list(read_in_order(shards, plans, 10))
+
+
+def test_a_damaged_shard_is_named(shards: list[Shard]) -> None:
+    content = bytearray(shards[4].path.read_bytes())
+    content[200] ^= 1
+    shards[4].path.write_bytes(content)
+    with pytest.raises(CorruptRecordError, match="00004-of-00005: damaged record"):
+        list(read_in_order(shards, sequential(), 1))
+
+
+def test_a_missing_shard_is_named(shards: list[Shard]) -> None:
+    shards[3].path.unlink()
+    with pytest.raises(UsageError, match="00003-of-00005 cannot be read: No such file"):
+        list(read_in_order(shards, sequential(), 1))
+
+
+def test_other_formats_are_refused(tmp_path: Path) -> None:
+    shard = Shard("train", 0, tmp_path / "set-train.array_record-00000-of-00001", 3)
+    with pytest.raises(UsageError, match="no TFRecord file"):
+        next(read_in_order([shard], sequential(), 1))

@@ -1,0 +1,159 @@
+"""Whatever a source holds: a clear error, or every image prepared or kept out with a finding that says why."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataflow.errors import ShardboxError
+from tests.factories import Loaded, Picture, Thing, coco_json, load, photograph, write
+from tfds_builders.formats.coco import open_coco
+from tfds_builders.formats.mot import PairOptions, open_mot
+from tfds_builders.formats.yolo import open_yolo
+
+JPEG = photograph()
+numbers = st.one_of(
+    st.integers(-3, 70).map(str),
+    st.floats(-0.5, 1.5).map(str),
+    st.sampled_from(["nan", "inf", "-inf", "1e999", "-0", "0x1", "1_0", "½", "", "1e-320", "9" * 400, "\0", "٣"]),
+)
+lines = st.one_of(st.lists(numbers, max_size=11), st.text(max_size=20).map(str.split))
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
+
+
+def check(loaded: Loaded, count: int) -> None:
+    """Nothing is lost: what was kept out has a reason, and what was prepared has valid boxes."""
+    assert len(loaded.outcomes) == count
+    for outcome in loaded.outcomes.values():
+        errors = [finding for finding in outcome.findings if finding.severity == "error" and not finding.repaired]
+        assert (outcome.example is None) == bool(errors)
+        if outcome.example is not None:
+            boxes = loaded.boxes(outcome.image_id)
+            assert (boxes[:, :2] < boxes[:, 2:]).all()
+            assert (boxes >= 0).all() and (boxes[:, [0, 2]] <= 64).all() and (boxes[:, [1, 3]] <= 48).all()
+    for finding in loaded.findings:
+        assert finding.remedy and str(finding).count("\n") == 0
+
+
+@settings(max_examples=150)
+@given(rows=st.lists(lines, max_size=4), separator=st.sampled_from([" ", "\t", ","]), repair=st.booleans())
+def test_yolo_labels(rows: list[list[str]], separator: str, repair: bool) -> None:
+    with folder() as root:
+        write(root / "images" / "a.jpg", JPEG)
+        text = "\n".join(separator.join(row) for row in rows)
+        write(root / "labels" / "a.txt", text)
+        write(root / "classes.txt", "cat\ndog\n")
+        loaded = load(open_yolo(root), repair)
+        check(loaded, 1)
+        wanted = sum(bool(line.split()) for line in text.removeprefix("\ufeff").splitlines())
+        kept = len(loaded.boxes("a")) if loaded.outcomes["a"].example else 0
+        found = [finding for finding in loaded.findings if finding.severity == "error"]
+        assert kept + len(found) >= wanted or loaded.quarantined, "no line is passed over in silence"
+
+
+@settings(max_examples=150)
+@given(rows=st.lists(lines, max_size=5), gap=st.sampled_from([None, 1]), repair=st.booleans())
+def test_mot_rows(rows: list[list[str]], gap: int | None, repair: bool) -> None:
+    with folder() as root:
+        for number in (1, 2):
+            write(root / "s" / "img1" / f"{number}.jpg", JPEG)
+        write(root / "s" / "gt" / "gt.txt", "\n".join(",".join(row) for row in rows))
+        check(load(open_mot(root, PairOptions(gap) if gap else None), repair), 1 if gap else 2)
+
+
+values = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-2, 120),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=4),
+        st.sampled_from(["a.jpg", "b.jpg", "101", "3", "../a.jpg", "/", ".", "\0", "\ud800"]),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=5), st.dictionaries(st.sampled_from(["id", "bbox", "name"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+places = st.sampled_from(
+    [
+        *(("images", 0, key) for key in ("id", "file_name", "height", "width")),
+        *(("annotations", 1, key) for key in ("id", "image_id", "category_id", "bbox", "area", "iscrowd")),
+        *(("categories", 0, key) for key in ("id", "name")),
+        ("images",),
+        ("annotations",),
+        ("categories",),
+        ("images", 1),
+        ("annotations", 0),
+        ("categories", 1),
+    ]
+)
+
+
+@settings(max_examples=300)
+@given(changes=st.lists(st.tuples(places, values), min_size=1, max_size=3), repair=st.booleans())
+def test_coco_values(changes: list[tuple[tuple[Any, ...], Any]], repair: bool) -> None:
+    things = (Thing(0, (1, 1, 9, 9)), Thing(1, (2, 2, 20, 30)))
+    content: Any = coco_json([Picture("a", things=things), Picture("b", things=things)], ("cat", "dog"))
+    for path, value in changes:
+        place = content
+        for key in path[:-1]:
+            try:
+                place = place[key]
+            except (IndexError, KeyError, TypeError):
+                place = None
+                break
+        last = path[-1]
+        if isinstance(place, dict) or (isinstance(place, list) and isinstance(last, int) and last < len(place)):
+            place[last] = value
+    with folder() as root:
+        for name in ("a", "b"):
+            write(root / "images" / f"{name}.jpg", JPEG)
+        write(root / "annotations" / "instances.json", json.dumps(content))
+        try:
+            listing = open_coco(root).scan()
+        except ShardboxError as error:
+            assert error.remedy and str(root) in error.message
+            return
+        assert len(listing.references) == len(content["images"])
+        ids = [reference.image_id for reference in listing.references]
+        if len(set(ids)) == len(ids):
+            check(load(open_coco(root), repair), len(ids))
+
+
+@pytest.mark.parametrize("tool", ["yolo", "coco", "mot"])
+@given(data=st.binary(max_size=60))
+def test_any_bytes(tool: str, data: bytes) -> None:
+    """Described or annotated by arbitrary bytes."""
+    with folder() as root:
+        write(root / "images" / "a.jpg", JPEG)
+        write(root / "img1" / "1.jpg", JPEG)
+        for name in ("data.yaml", "annotations/x.json", "gt/gt.txt", "seqinfo.ini", "classes.txt", "labels/a.txt"):
+            write(root / name, data)
+        try:
+            if tool == "yolo":
+                open_yolo(root)
+            elif tool == "coco":
+                open_coco(root)
+            else:
+                open_mot(root)
+        except ShardboxError as error:
+            assert error.remedy
+        (root / "data.yaml").unlink()
+        (root / "seqinfo.ini").unlink()
+        if tool == "yolo":
+            check(load(open_yolo(root, ("cat",))), 1)
+        elif tool == "mot":
+            check(load(open_mot(root)), 1)

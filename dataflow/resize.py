@@ -27,8 +27,9 @@ class ResizePolicy:
     def target_size(self, size: Size) -> Size:
         """(height, width) px of an image of `size` (height, width) px after resizing.
 
-        The result is that of `DetrImageProcessor`, which rounds the shorter side and truncates the longer one,
-        except that a side never vanishes: where an extreme shape (2000x1 to 480/640) gives 0 there, it is 1 here.
+        The result is that of `DetrImageProcessor`, which rounds the shorter side and truncates the longer one, and
+        leaves an image alone whose shorter side rounds to what it is (100x641 at 480/640 stays 641 long). The one
+        exception: a side never vanishes. Where an extreme shape (2000x1 at 480/640) gives 0 there, it is 1 here.
         """
         shorter, longer = min(size), max(size)
         shortest = float(self.shortest_edge)

@@ -31,10 +31,12 @@ def test_the_longest_edge_limits_the_shortest() -> None:
 
 
 @given(st.tuples(side, side), edges)
+@example((100, 641), [480, 640])
 def test_no_side_is_lost_or_longer_than_allowed(size: tuple[int, int], edge: list[int]) -> None:
     height, width = ResizePolicy(*edge).target_size(size)
-    assert 1 <= height <= edge[1]
-    assert 1 <= width <= edge[1]
+    assert min(height, width) >= 1
+    # Only an image that is left as it is may be longer: Hugging Face does so where the shorter side rounds to itself.
+    assert max(height, width) <= edge[1] or (height, width) == size
 
 
 @pytest.mark.parametrize("edge", [(0, 10), (-1, 10), (20, 10)])

@@ -59,12 +59,17 @@ class ResidualBlock(nn.Module):
         self.first = NormedConvolution(inputs, outputs, groups, stride)
         self.second = NormedConvolution(outputs, outputs, groups)
         plain = stride == 1 and inputs == outputs
-        self.shortcut = None if plain else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        self.shortcut = None if plain else nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.stride = stride
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """X (B, inputs, H, W) to (B, outputs, H', W'); `mask` is that of the result."""
         residual = self.second(functional.relu(self.first(x, mask)), mask)
-        return functional.relu(residual + (x if self.shortcut is None else self.shortcut(x)))
+        if self.shortcut is not None:
+            # Cells are left out here and not by the convolution's stride, which gives the same: oneDNN's kernel for
+            # strided 1x1 convolutions (torch 2.15) writes past its memory where channels are last and fewer than 16.
+            x = self.shortcut(x[:, :, :: self.stride, :: self.stride])
+        return functional.relu(residual + x)
 
 
 class ResidualPyramid(nn.Module):

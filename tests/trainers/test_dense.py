@@ -258,3 +258,16 @@ def test_it_overfits_one_batch():
         assert detections.labels[0] == image
         best = box_convert(detections.boxes[:1], "cxcywh", "xyxy") * torch.tensor([96, 64, 96, 64])
         assert box_iou(best, boxes[image : image + 1]).item() > 0.7
+
+
+def test_batches_with_channels_last_give_the_same_gradients():
+    """The bridge's batches lie so in memory; a strided 1x1 convolution of few channels would corrupt it there."""
+    model = make_model(widths=(8, 8, 8, 8))
+    pixels, labels = torch.randn(3, 3, 40, 48), random_labels(1, 2, 3)
+    gradients = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model.zero_grad()
+        model(pixels.contiguous(memory_format=layout), labels=labels).loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))

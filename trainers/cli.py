@@ -42,6 +42,16 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
+class _Version(argparse.Action):
+    """Looks the version up when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"shardbox {version('shardbox')}")
+        parser.exit()
+
+
 def _command(name: str) -> Command:
     """A command by name, imported when it is called: `shardbox --help` must answer at once."""
 
@@ -61,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Annotated images to a trained, explained detector, dataset first.",
         epilog="Every stage reads the directory that the stage before it wrote. Start with: shardbox demo",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     for add in (_add_ingest, _add_diff, _add_train, _add_predict, _add_evaluate, _add_browse, _add_demo):
         add(commands)
@@ -146,7 +157,7 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps (default: the recipe's)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images a step (default: the recipe's)")
     parser.add_argument("--seed", type=int, default=0, help="decides initial weights and order of images")
-    parser.add_argument("--weights", metavar="WHERE", help="DETR: hub name or directory of a checkpoint to start from")
+    parser.add_argument("--weights", metavar="WHERE", help="hub name or directory of a checkpoint to start from")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of RUN")
 
 

@@ -1,6 +1,7 @@
 """What each command does: options to a call of the stage, and its result to a few lines and a dictionary."""
 
 import json
+import os
 import re
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
@@ -45,7 +46,8 @@ def ingest(arguments: Namespace) -> dict[str, Any]:
     splits = parse_splits(arguments.splits) if arguments.splits else None
     options = _source_options(arguments, splits)
     source = open_source(arguments.format, source_path, **options)
-    name = _dataset_name(arguments.name, source_path)
+    # The name as it was given: `resolve` would take that of what a link leads to.
+    name = _dataset_name(arguments.name, Path(os.path.abspath(arguments.source)))  # noqa: PTH100
     builder = SourceBuilder(
         source,
         name=name,
@@ -126,7 +128,7 @@ def _prepare(builder: Any, what: str) -> dict[str, Any]:
         refused.write_text(json.dumps(error.audit.to_json(), indent=1, ensure_ascii=False), encoding="utf-8")
         for line in _finding_lines(error.audit):
             print(line)
-        print(f"all findings: {refused}")
+        print(f"all findings: {_shown(refused)}")
         raise
     refused.unlink(missing_ok=True)
     audit = json.loads((dataset.path / "audit.json").read_text(encoding="utf-8"))
@@ -137,13 +139,18 @@ def _prepare(builder: Any, what: str) -> dict[str, Any]:
     )
     for line in _counted_findings(audit):
         print(line)
-    print(f"written: {dataset.path}")
+    print(f"written: {_shown(dataset.path)}")
     return {
         "dataset": str(dataset.path),
         "fingerprint": dataset.fingerprint,
         "splits": dataset.splits,
         **{key: audit[key] for key in ("images_in", "images_prepared", "images_quarantined", "counts")},
     }
+
+
+def _shown(path: Path) -> Path:
+    """A path as short as a user would write it here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _finding_lines(audit: Audit) -> Iterator[str]:

@@ -174,7 +174,9 @@ class ProgressLines(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Renew the line."""
         if self._progress is not None:
-            note = f"step {state.global_step} of {state.max_steps}, loss {self._loss:.3g}"
+            note = f"step {state.global_step} of {state.max_steps}"
+            if not math.isnan(self._loss):  # Not logged yet.
+                note += f", loss {self._loss:.3g}"
             self._progress.update((state.global_step - self._first) * self._batch_size, note)
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

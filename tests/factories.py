@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import numpy as np
 import numpy.typing as npt
@@ -173,6 +174,26 @@ def write_coco(
         write(root / "images" / f"{picture.name}.jpg", picture.encoded())
     text = json.dumps(coco_json(pictures, names) if content is None else content, ensure_ascii=False)
     write(root / "annotations" / "instances.json", text)
+    return root
+
+
+def voc_xml(picture: Picture, names: Sequence[str] = ("thing",)) -> str:
+    """The annotation of a picture: 1-based inclusive pixels, `difficult` for what is to be ignored."""
+    objects = "".join(
+        f"<object><name>{escape(names[thing.category])}</name><difficult>{int(thing.ignore)}</difficult>"
+        f"<bndbox><xmin>{thing.box[0] + 1:.6f}</xmin><ymin>{thing.box[1] + 1:.6f}</ymin>"
+        f"<xmax>{thing.box[2]:.6f}</xmax><ymax>{thing.box[3]:.6f}</ymax></bndbox></object>"
+        for thing in picture.things
+    )
+    size = f"<size><width>{picture.width}</width><height>{picture.height}</height><depth>3</depth></size>"
+    return f"<annotation>{size}{objects}</annotation>"
+
+
+def write_voc(root: Path, pictures: Sequence[Picture], names: Sequence[str] = ("thing",)) -> Path:
+    """`JPEGImages/` and `Annotations/`."""
+    for picture in pictures:
+        write(root / "JPEGImages" / f"{picture.name}.jpg", picture.encoded())
+        write(root / "Annotations" / f"{picture.name}.xml", voc_xml(picture, names))
     return root
 
 

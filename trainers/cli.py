@@ -102,7 +102,9 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 def _add_ingest(commands: Any) -> None:
     parser = _add(commands, "ingest", "Turn an annotated source into a prepared dataset")
     parser.add_argument("source", type=Path, metavar="SOURCE", help="directory (or file) of the annotated images")
-    parser.add_argument("--format", required=True, choices=("yolo", "coco", "mot"), help="how SOURCE is annotated")
+    parser.add_argument(
+        "--format", required=True, choices=("yolo", "coco", "voc", "mot"), help="how SOURCE is annotated"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset goes to DIR/NAME/1.0.0")
     parser.add_argument("--name", help="name of the dataset (default: after SOURCE)")
     parser.add_argument(
@@ -112,7 +114,7 @@ def _add_ingest(commands: Any) -> None:
         "(default: the splits of SOURCE, or 80/20)",
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed puts other scenes into the splits")
-    parser.add_argument("--names", help="yolo, mot: class names a,b,c where SOURCE has none")
+    parser.add_argument("--names", help="yolo, voc, mot: class names a,b,c where SOURCE has none")
     parser.add_argument("--images", type=Path, metavar="DIR", help="coco: where the images are")
     pairs = parser.add_argument_group("before/after pairs (mot)")
     pairs.add_argument(

@@ -68,7 +68,7 @@ def _source_options(arguments: Namespace, splits: Splits | None) -> dict[str, An
     if arguments.format == "coco":
         images = _existing(arguments.images, "--images") if arguments.images else None
         return {"images": images}
-    if arguments.format == "yolo":
+    if arguments.format in ("yolo", "voc"):
         return {"names": names}
     if arguments.pair_gap is None and (arguments.moved_iou is not None or arguments.targets is not None):
         raise UsageError("--moved-iou and --targets are about pairs", "add --pair-gap K")

@@ -6,10 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.factories import Loaded, Picture, load, logical_dataset, prepare, write_coco, write_mot, write_yolo
+from tests.factories import (
+    Loaded,
+    Picture,
+    load,
+    logical_dataset,
+    prepare,
+    write_coco,
+    write_mot,
+    write_voc,
+    write_yolo,
+)
 from tfds_builders.choices import open_source
 from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.mot import open_mot
+from tfds_builders.formats.voc import open_voc
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.source import Source
 
@@ -17,6 +28,7 @@ Open = Callable[[Path, Sequence[Picture]], Source]
 OPEN: dict[str, Open] = {
     "yolo": lambda root, pictures: open_yolo(write_yolo(root, pictures)),
     "coco": lambda root, pictures: open_coco(write_coco(root, pictures)),
+    "voc": lambda root, pictures: open_voc(write_voc(root, pictures)),
     "mot": lambda root, pictures: open_mot(write_mot(root, pictures), name="thing"),
 }
 TOLERANCE_PX = 1e-2
@@ -49,7 +61,7 @@ def test_every_format_gives_the_logical_dataset(name: str, seed: int, tmp_path: 
     assert_truth(load(source), pictures)
 
 
-@pytest.mark.parametrize("name", ["coco", "mot"])
+@pytest.mark.parametrize("name", ["coco", "voc", "mot"])
 def test_formats_with_regions_to_ignore(name: str, tmp_path: Path) -> None:
     pictures = logical_dataset(8, crowd=True)
     assert any(thing.ignore for picture in pictures for thing in picture.things)
@@ -62,7 +74,9 @@ def test_formats_with_classes(tmp_path: Path) -> None:
     coco = open_coco(write_coco(tmp_path / "coco", pictures, names))
     assert yolo.categories.names == coco.categories.names == names
     assert coco.categories.source_ids == (3, 13, 23, 33)
-    for source in (yolo, coco):
+    voc = open_voc(write_voc(tmp_path / "voc", pictures, names), names)
+    assert voc.categories.names == names
+    for source in (yolo, coco, voc):
         assert_truth(load(source), pictures)
 
 

@@ -103,7 +103,10 @@ def _add_ingest(commands: Any) -> None:
     parser = _add(commands, "ingest", "Turn an annotated source into a prepared dataset")
     parser.add_argument("source", type=Path, metavar="SOURCE", help="directory (or file) of the annotated images")
     parser.add_argument(
-        "--format", required=True, choices=("yolo", "coco", "voc", "mot"), help="how SOURCE is annotated"
+        "--format",
+        choices=("auto", "yolo", "coco", "voc", "mot"),
+        default="auto",
+        help="how SOURCE is annotated (default auto: by what it holds)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset goes to DIR/NAME/1.0.0")
     parser.add_argument("--name", help="name of the dataset (default: after SOURCE)")

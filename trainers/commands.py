@@ -36,9 +36,12 @@ def _dataset_name(wanted: str | None, path: Path) -> str:
 def ingest(arguments: Namespace) -> dict[str, Any]:
     """`shardbox ingest`: any source format to a prepared dataset."""
     from tfds_builders.builders import SourceBuilder
-    from tfds_builders.choices import open_source
+    from tfds_builders.choices import open_source, recognise
 
     source_path = _existing(arguments.source, "the source")
+    if arguments.format == "auto":
+        arguments.format = recognise(source_path)
+        print(f"{arguments.source} is read as {arguments.format}")
     for option, source_format in _ONLY_FOR.items():
         if getattr(arguments, option) is not None and arguments.format != source_format:
             flag = "--" + option.replace("_", "-")

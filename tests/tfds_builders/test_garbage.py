@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import pytest
 from hypothesis import given, settings
@@ -15,9 +16,11 @@ from dataflow.errors import ShardboxError
 from tests.factories import Loaded, Picture, Thing, coco_json, load, photograph, write
 from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.mot import PairOptions, open_mot
+from tfds_builders.formats.voc import open_voc
 from tfds_builders.formats.yolo import open_yolo
 
 JPEG = photograph()
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
 numbers = st.one_of(
     st.integers(-3, 70).map(str),
     st.floats(-0.5, 1.5).map(str),
@@ -70,6 +73,31 @@ def test_mot_rows(rows: list[list[str]], gap: int | None, repair: bool) -> None:
             write(root / "s" / "img1" / f"{number}.jpg", JPEG)
         write(root / "s" / "gt" / "gt.txt", "\n".join(",".join(row) for row in rows))
         check(load(open_mot(root, PairOptions(gap) if gap else None), repair), 1 if gap else 2)
+
+
+tags = st.sampled_from(["object", "name", "bndbox", "xmin", "xmax", "ymin", "ymax", "difficult", "size", "width"])
+elements = st.recursive(
+    st.one_of(numbers, st.text(max_size=5)).map(escape),
+    lambda inner: st.builds(lambda tag, parts: f"<{tag}>{''.join(parts)}</{tag}>", tags, st.lists(inner, max_size=4)),
+    max_leaves=12,
+)
+boxes_of_text = st.lists(numbers, min_size=4, max_size=4).map(
+    lambda n: "".join(f"<{tag}>{escape(text)}</{tag}>" for tag, text in zip(CORNERS, n, strict=True))
+)
+objects = boxes_of_text.map(lambda box: f"<object><name>cat</name><bndbox>{box}</bndbox></object>")
+
+
+@settings(max_examples=150)
+@given(parts=st.lists(st.one_of(objects, elements), max_size=4), repair=st.booleans())
+def test_voc_xml(parts: list[str], repair: bool) -> None:
+    with folder() as root:
+        write(root / "JPEGImages" / "a.jpg", JPEG)
+        write(root / "Annotations" / "a.xml", f"<annotation>{''.join(parts)}</annotation>".encode("utf-8", "replace"))
+        check(load(open_voc(root, ("cat",)), repair), 1)
+        try:
+            open_voc(root)
+        except ShardboxError as error:
+            assert error.remedy
 
 
 values = st.recursive(

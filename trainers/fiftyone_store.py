@@ -26,11 +26,11 @@ from dataflow.prepared import PreparedDataset
 from dataflow.progress import Progress
 from dataflow.records import Change, ImageRecord
 from dataflow.schema import NO_TRACK, Kind
+from trainers.app_server import check_port, ended_soon
 from trainers.evaluation import Evaluation, evaluate
 from trainers.frames import Example, Frame, boxes_in_frame, dataset_kind, examples, without_bytes
 from trainers.matching import ImageMatches, Verdict
 from trainers.media import mime_type, safe_name, write_media
-from trainers.ports import check_port
 from trainers.predictions import PredictionSet
 
 os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")  # It reports its own import otherwise.
@@ -146,7 +146,8 @@ def launch(name: str, *, address: str = "127.0.0.1", port: int = 5151, wait: boo
     if wait:
         with contextlib.suppress(KeyboardInterrupt):
             session.wait(-1)
-        session.close()
+        with ended_soon():
+            session.close()
     return session
 
 

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import uuid
@@ -95,7 +96,10 @@ def test_a_server_by_uri_and_the_app(samples, server, tmp_path):
             assert _listening_addresses(port) == {"127.0.0.1"}
         finally:
             app.send_signal(signal.SIGINT)
+            guard = threading.Timer(60, app.kill)  # A hang is a failure, not a wait.
+            guard.start()
         assert app.stdout.read() == "ended\n"
+        guard.cancel()
     assert app.returncode == 0
 
 

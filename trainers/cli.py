@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -207,6 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     at = words.index("--") if "--" in words else len(words)
     arguments = build_parser().parse_args(words[:at])
     arguments.runner_arguments = tuple(words[at + 1 :])
+    # Of packages compiled at their first import: nothing a user of this command could mend.
+    warnings.filterwarnings("ignore", category=SyntaxWarning)
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     logging.getLogger("shardbox").setLevel(logging.WARNING)
     try:

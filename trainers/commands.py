@@ -254,11 +254,12 @@ def _figure_lines(figures: Mapping[str, float | None]) -> Iterator[str]:
 def browse(arguments: Namespace) -> dict[str, Any]:
     """`shardbox browse`: truth and predictions to FiftyOne, and its App."""
     from dataflow.prepared import PreparedDataset
-    from trainers.fiftyone_store import launch, store
     from trainers.predictions import read_predictions
 
     dataset = PreparedDataset(arguments.dataset)
     predictions = [read_predictions(path) for path in arguments.predictions]
+    from trainers.fiftyone_store import launch, store  # It takes seconds, which mistakes need not wait for.
+
     known = [*(found.split for found in predictions), *(s for s in ("validation",) if s in dataset.splits)]
     split = arguments.split or next(iter([*known, *dataset.splits]))
     stored = store(dataset, predictions, split=split, name=arguments.name)

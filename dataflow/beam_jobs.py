@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dataflow.errors import MissingExtraError, UsageError
+from dataflow.errors import DataRefusedError, MissingExtraError, UsageError
 from dataflow.shards import Outcome, ShardFormat, ShardKey, ShardResult, load_results, save_result, write_shard
 
 try:
@@ -24,6 +24,10 @@ except ImportError as error:
 
 DEFAULT_RUNNER = "FnApiRunner"
 _RESULTS = ".results"
+
+
+class LostElementsError(DataRefusedError):
+    """A runner said that it was done and had not written everything (exit status 1)."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def run_shard_job(
 
     Raises:
         UsageError: see `check_runner`.
-        RuntimeError: the runner ended without writing every shard, or an input was lost on the way.
+        LostElementsError: the runner ended without writing every shard, or an input was lost on the way.
     """
     options = pipeline_options(runner, arguments)
     results = directory / _RESULTS
@@ -131,7 +135,8 @@ def _check_nothing_lost(job: ShardJob, written: Sequence[ShardResult], runner: s
     expected = sorted((key.split, key.index) for key in job.shards)
     outcomes = sum(result.count + len(result.quarantined) for result in written)
     if [(result.split, result.index) for result in written] != expected or outcomes != job.expected:
-        raise RuntimeError(
+        raise LostElementsError(
             f"{runner} reported success but {len(written)} of {len(expected)} shards and {outcomes} of "
-            f"{job.expected} images arrived; nothing was kept"
+            f"{job.expected} images arrived; nothing was kept",
+            "run it again, with fewer workers or another --runner",
         )

@@ -2,16 +2,19 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from dataflow import boxes
-from dataflow.findings import Code, Finding, Severity
+from dataflow.findings import Code, Finding, Severity, printable
 from dataflow.images import ImageError, ImageHeader, is_complete, read_header
-from dataflow.records import Objects
+from dataflow.records import ImageRecord, Objects
+from dataflow.schema import record_to_example
+from dataflow.shards import Outcome
+from tfds_builders.source import Reference
 
 # Every file with one of these counts as an image, also where it cannot be prepared: none is passed over in silence.
 IMAGE_SUFFIXES = frozenset(
@@ -57,6 +60,13 @@ def inside_root(root: Path, path: Path) -> bool:
     """Whether `path`, links followed, lies within `root`: annotations must not reach files outside their source."""
     # Not Path.resolve, which raises on links that go round in a circle.
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def files_below(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
+    """Files below a folder with one of these suffixes, hidden ones aside; links that lead nowhere are files too."""
+    for path in folder.rglob("*"):
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and not path.is_dir():
+            yield path
 
 
 def file_size(path: Path) -> int:
@@ -156,6 +166,40 @@ class Inspection:
             if with_tracks
             else None,
         )
+
+    def read_annotation(self, root: Path, file: str, missing: str) -> bytes | None:
+        """The bytes of one image's own annotation file, or None and a finding; `missing` is the remedy without one."""
+        path = root / file
+        if not inside_root(root, path):
+            self.find(Code.IMAGE_OUTSIDE_ROOT, file, "the path leaves the source", "keep annotations below it")
+            return None
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            value = "the image has no label file"
+            self.find(Code.LABEL_MISSING, file, value, missing, repaired=self.repair)
+        except OSError as error:
+            self.find(Code.LABEL_MALFORMED, file, error.strerror or str(error), "make it a readable file")
+        return None
+
+    def outcome(self, reference: Reference, data: bytes, size: boxes.Size, objects: Objects, **origin: str) -> Outcome:
+        """What becomes of a single image: its example, or none when it was refused, and the findings.
+
+        `size` is (height, width) in upright pixels; `origin` are `provenance` and, where there is one, `source_id`.
+        """
+        if self.refused:
+            return Outcome(reference.image_id, None, tuple(self.findings))
+        record = ImageRecord(
+            image_id=reference.image_id,
+            image=data,
+            height=size[0],
+            width=size[1],
+            objects=objects,
+            group_id=reference.group_id,
+            filename=reference.file,
+            **{name: printable(text) for name, text in origin.items()},
+        )
+        return Outcome(reference.image_id, record_to_example(record), tuple(self.findings))
 
     def _checked_box(self, item: RawObject, size: boxes.Size, file: str) -> list[float] | None:
         """The box within the image, or None and a finding."""

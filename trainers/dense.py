@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOS, FCOSHead
-from torchvision.ops import box_convert
 from transformers import AutoConfig, AutoModelForObjectDetection, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from dataflow.records import Categories
 from trainers.checkpoints import LoadReport, load_detector, with_categories
-from trainers.detections import Detections
+from trainers.detections import Detections, cxcywh_to_xyxy, xyxy_to_cxcywh
 from trainers.residual_pyramid import STRIDES, ResidualPyramid, group_norm
 
 _PRIOR = 0.01
@@ -194,7 +193,7 @@ class DenseDetector(PreTrainedModel):
         found = self.fcos.postprocess_detections(levels, cell_boxes, [tuple(size) for size in output.sizes.tolist()])
         detections = []
         for image, size in zip(found, output.sizes, strict=True):
-            boxes = box_convert(image["boxes"], "xyxy", "cxcywh") / size.flip(0).repeat(2)
+            boxes = xyxy_to_cxcywh(image["boxes"], size)
             detections.append(Detections(boxes[:limit], image["scores"][:limit], image["labels"][:limit]))
         return detections
 
@@ -238,7 +237,7 @@ def _cell_boxes(grids: Sequence[Sequence[int]], like: Tensor) -> Tensor:
 
 def _target(label: Mapping[str, Tensor], size: Tensor) -> dict[str, Tensor]:
     """A label as torchvision wants it: boxes xyxy in pixels of the padded image, whose origin is the unpadded one's."""
-    boxes = box_convert(label["boxes"].float(), "cxcywh", "xyxy") * size.flip(0).repeat(2)
+    boxes = cxcywh_to_xyxy(label["boxes"].float(), size)
     return {"boxes": boxes, "labels": label["class_labels"].long()}
 
 

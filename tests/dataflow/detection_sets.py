@@ -1,6 +1,7 @@
 """Small prepared datasets for the bridge's tests: ours in several shards, and some that TFDS itself prepares."""
 
 import io
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,9 @@ class _TfdsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             boxes = [(tfds.features.BBox(*box), int(label)) for box, label in rows]
             yield record.image_id, self._example(record, number, boxes)
 
+    @abstractmethod
     def _example(self, record: ImageRecord, number: int, boxes: list[tuple[Any, int]]) -> dict[str, Any]:
-        raise NotImplementedError
+        """The example of a record in this layout."""
 
 
 class VocLayout(_TfdsBuilder, skip_registration=True):

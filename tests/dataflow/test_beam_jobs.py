@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dataflow.beam_jobs import ShardJob, check_runner, run_shard_job
+from dataflow.beam_jobs import LostElementsError, ShardJob, check_runner, run_shard_job
 from dataflow.errors import UsageError
 from dataflow.records import Categories, ImageRecord, no_objects
 from dataflow.schema import record_to_example
@@ -72,7 +72,7 @@ def test_several_processes_write_the_same_shards(tmp_path: Path) -> None:
 
 
 def test_a_lost_element_is_noticed(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="5 of 5 shards and 12 of 13 images arrived; nothing was kept"):
+    with pytest.raises(LostElementsError, match="5 of 5 shards and 12 of 13 images arrived; nothing was kept"):
         run_shard_job(job(make=Make(lose=3)), tmp_path)
 
 
@@ -83,7 +83,7 @@ def test_a_lost_shard_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return [result for result in load_results(directory) if result.count]
 
     monkeypatch.setattr("dataflow.beam_jobs.load_results", without_the_empty_one)
-    with pytest.raises(RuntimeError, match="4 of 5 shards and 13 of 13 images"):
+    with pytest.raises(LostElementsError, match="4 of 5 shards and 13 of 13 images"):
         run_shard_job(job(), tmp_path)
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from dataflow.boxes import Size, coco_to_xyxy
 from dataflow.errors import UsageError
-from dataflow.findings import Code, Finding, printable
-from dataflow.records import Categories, ImageRecord, RecordError
-from dataflow.schema import Kind, record_to_example
+from dataflow.findings import Code, Finding
+from dataflow.records import Categories, RecordError
+from dataflow.schema import Kind
 from dataflow.shards import Outcome
 from tfds_builders.inspection import Inspection, RawObject, file_size, inside_root
 from tfds_builders.source import Listing, Reference
@@ -88,23 +88,10 @@ class CocoSource:
         if read is None:
             return Outcome(reference.image_id, None, tuple(look.findings))
         data, header = read
-        height, width = header.size
         _check_size(look, entry, header.size)
         objects = look.objects(list(self._raw(look, entry)), header.size, entry.json_name)
-        if look.refused:
-            return Outcome(reference.image_id, None, tuple(look.findings))
-        record = ImageRecord(
-            image_id=reference.image_id,
-            image=data,
-            height=height,
-            width=width,
-            objects=objects,
-            group_id=reference.group_id,
-            provenance=f"{printable(entry.json_name)}#{entry.pointer}",
-            filename=reference.file,
-            source_id=printable(entry.source_id),
-        )
-        return Outcome(reference.image_id, record_to_example(record), tuple(look.findings))
+        provenance = f"{entry.json_name}#{entry.pointer}"
+        return look.outcome(reference, data, header.size, objects, provenance=provenance, source_id=entry.source_id)
 
     def _raw(self, look: Inspection, entry: _Image) -> Iterator[RawObject]:
         ids = {str(source): index for index, source in enumerate(self.categories.source_ids)}

@@ -14,16 +14,17 @@ from xml.etree import ElementTree
 from dataflow.boxes import voc_to_xyxy
 from dataflow.errors import UsageError
 from dataflow.findings import Code, Finding, printable
-from dataflow.records import Categories, ImageRecord
-from dataflow.schema import Kind, record_to_example
+from dataflow.records import Categories
+from dataflow.schema import Kind
 from dataflow.shards import Outcome
-from tfds_builders.inspection import IMAGE_SUFFIXES, Inspection, RawObject, file_size, inside_root
+from tfds_builders.inspection import IMAGE_SUFFIXES, Inspection, RawObject, file_size, files_below, inside_root
 from tfds_builders.source import Listing, Reference
 
 _ANNOTATIONS = "Annotations"
 _IMAGES = ("JPEGImages", "images")
 _SETS = Path("ImageSets", "Main")
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
+_XML = frozenset({".xml"})
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -44,14 +45,14 @@ class VocSource:
         base = self.root / self.images
         split_of = dict(self.splits)
         references = []
-        for path in _files(base, IMAGE_SUFFIXES):
+        for path in sorted(files_below(base, IMAGE_SUFFIXES)):
             file = path.relative_to(self.root).as_posix()
             image_id = path.relative_to(base).with_suffix("").as_posix()
             references.append(Reference(image_id, image_id, file_size(path), file, file, split_of.get(image_id)))
         known = {str(reference.image_id) for reference in references}
         orphans = [
             _orphan(path.relative_to(self.root).as_posix(), f"there is no image for it in {self.images}")
-            for path in _files(self.root / _ANNOTATIONS, frozenset({".xml"}))
+            for path in sorted(files_below(self.root / _ANNOTATIONS, _XML))
             if printable(path.relative_to(self.root / _ANNOTATIONS).with_suffix("").as_posix()) not in known
         ]
         listed = [
@@ -80,35 +81,18 @@ class VocSource:
             value = f"the XML says {declared[1]}x{declared[0]} px, the image is {width}x{height} px"
             look.find(Code.SIZE_MISMATCH, xml_file, value, "annotate this image again", "/annotation/size")
         objects = look.objects(raw, header.size, xml_file)
-        if look.refused:
-            return Outcome(reference.image_id, None, tuple(look.findings))
-        record = ImageRecord(
-            image_id=reference.image_id,
-            image=data,
-            height=height,
-            width=width,
-            objects=objects,
-            group_id=reference.group_id,
-            provenance=f"{printable(xml_file)}#/annotation",
-            filename=reference.file,
-        )
-        return Outcome(reference.image_id, record_to_example(record), tuple(look.findings))
+        return look.outcome(reference, data, header.size, objects, provenance=f"{xml_file}#/annotation")
 
     def _read_xml(self, look: Inspection, file: str) -> ElementTree.Element | None:
-        path = self.root / file
-        if not inside_root(self.root, path):
-            look.find(Code.IMAGE_OUTSIDE_ROOT, file, "the path leaves the source", "keep annotations below it")
+        missing = "add one (without objects if the image shows none), or repair to take it for background"
+        data = look.read_annotation(self.root, file, missing)
+        if data is None:
             return None
         try:
-            return ElementTree.fromstring(path.read_bytes())
-        except FileNotFoundError:
-            remedy = "add one (without objects if the image shows none), or repair to take it for background"
-            look.find(Code.LABEL_MISSING, file, "the image has no XML file", remedy, repaired=look.repair)
+            return ElementTree.fromstring(data)
         except ElementTree.ParseError as error:
             look.find(Code.LABEL_MALFORMED, file, f"not XML: {error}", "export it again", error.position[0])
-        except OSError as error:
-            look.find(Code.LABEL_MALFORMED, file, error.strerror or str(error), "make it a readable file")
-        return None
+            return None
 
     def _raw(self, look: Inspection, tree: ElementTree.Element, file: str) -> Iterator[RawObject]:
         ids = {name: index for index, name in enumerate(self.categories.names)}
@@ -147,7 +131,7 @@ def open_voc(source: Path, names: Sequence[str] = ()) -> VocSource:
     for folder in (annotations, source / images):
         if not inside_root(source, folder):
             raise UsageError(f"{folder} is a link out of {source}", "copy it into the source")
-    if not _files(source / images, IMAGE_SUFFIXES):
+    if next(files_below(source / images, IMAGE_SUFFIXES), None) is None:
         raise UsageError(f"{source / images} holds no image", "add images, such as .jpg or .png")
     classes = tuple(names) or _names_that_occur(annotations)
     if not classes:
@@ -158,7 +142,7 @@ def open_voc(source: Path, names: Sequence[str] = ()) -> VocSource:
 
 def _names_that_occur(annotations: Path) -> tuple[str, ...]:
     names = set()
-    for path in _files(annotations, frozenset({".xml"})):
+    for path in files_below(annotations, _XML):
         try:
             tree = ElementTree.fromstring(path.read_bytes())
         except (ElementTree.ParseError, OSError):
@@ -197,12 +181,6 @@ def _declared_size(tree: ElementTree.Element | None) -> tuple[int, int] | None:
     except ValueError:
         return None
     return (height, width) if height > 0 and width > 0 else None
-
-
-def _files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
-    """Files below a folder with one of these suffixes, sorted, hidden ones aside."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith("."))
-    return sorted(path for path in found if not path.is_dir())
 
 
 def _orphan(file: str, value: str) -> Finding:

@@ -16,11 +16,11 @@ import yaml
 
 from dataflow.boxes import Size, cxcywh_to_xyxy
 from dataflow.errors import UsageError
-from dataflow.findings import Code, Finding, printable
-from dataflow.records import Categories, ImageRecord, RecordError
-from dataflow.schema import Kind, record_to_example
+from dataflow.findings import Code, Finding
+from dataflow.records import Categories, RecordError
+from dataflow.schema import Kind
 from dataflow.shards import Outcome
-from tfds_builders.inspection import IMAGE_SUFFIXES, Inspection, RawObject, file_size, inside_root
+from tfds_builders.inspection import IMAGE_SUFFIXES, Inspection, RawObject, file_size, files_below, inside_root
 from tfds_builders.source import Listing, Reference
 
 _SPLIT_KEYS = {"train": "train", "val": "validation", "test": "test"}
@@ -58,7 +58,7 @@ class YoloSource:
     def _images(self, folder: str) -> Iterator[Path]:
         """The images below a folder, but for those of another listed folder inside it."""
         inner = [self.root / other for _, other in self.folders if Path(folder) in Path(other).parents]
-        for path in _files(self.root / folder, IMAGE_SUFFIXES):
+        for path in files_below(self.root / folder, IMAGE_SUFFIXES):
             if not any(path.is_relative_to(other) for other in inner):
                 yield path
 
@@ -77,7 +77,7 @@ class YoloSource:
     def _orphans(self, images: Iterable[str]) -> Iterator[Finding]:
         """Label files that belong to none of `images`."""
         expected = {_label_file(image) for image in images}
-        labels = {path for _, folder in self.folders for path in _files(self.root / label_path(folder), _TEXT)}
+        labels = {path for _, folder in self.folders for path in files_below(self.root / label_path(folder), _TEXT)}
         for path in sorted(labels):
             file = path.relative_to(self.root).as_posix()
             if file not in expected and path.name != _CLASSES:
@@ -95,40 +95,12 @@ class YoloSource:
         data, header = read
         raw = list(self._parse(look, label_file, header.size))
         objects = look.objects(raw, header.size, label_file)
-        if look.refused:
-            return Outcome(reference.image_id, None, tuple(look.findings))
-        height, width = header.size
-        record = ImageRecord(
-            image_id=reference.image_id,
-            image=data,
-            height=height,
-            width=width,
-            objects=objects,
-            group_id=reference.group_id,
-            provenance=f"{printable(label_file)}:1",
-            filename=reference.file,
-        )
-        return Outcome(reference.image_id, record_to_example(record), tuple(look.findings))
+        return look.outcome(reference, data, header.size, objects, provenance=f"{label_file}:1")
 
     def _parse(self, look: Inspection, label_file: str, size: Size) -> Iterator[RawObject]:
-        path = self.root / label_file
-        if not inside_root(self.root, path):
-            look.find(Code.IMAGE_OUTSIDE_ROOT, label_file, "the path leaves the source", "keep labels below it")
-            return
-        try:
-            lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        except FileNotFoundError:
-            look.find(
-                Code.LABEL_MISSING,
-                label_file,
-                "the image has no label file",
-                "add one (empty if the image shows no object), or repair to take it for background",
-                repaired=look.repair,
-            )
-            return
-        except OSError as error:
-            look.find(Code.LABEL_MALFORMED, label_file, error.strerror or str(error), "make it a readable file")
-            return
+        missing = "add one (empty if the image shows no object), or repair to take it for background"
+        data = look.read_annotation(self.root, label_file, missing)
+        lines = (data or b"").decode("utf-8-sig", errors="replace").splitlines()
         for number, line in enumerate(lines, 1):
             fields = line.split()
             if fields:
@@ -314,17 +286,10 @@ def _names(described: Mapping[str, Any], path: Path) -> Categories:
 
 
 def _with_images(source: YoloSource) -> YoloSource:
-    if not any(next(_files(source.root / folder, IMAGE_SUFFIXES), None) for _, folder in source.folders):
+    if not any(next(files_below(source.root / folder, IMAGE_SUFFIXES), None) for _, folder in source.folders):
         where = ", ".join(folder for _, folder in source.folders)
         raise UsageError(f"{source.root} holds no image in {where}", "add images, such as .jpg or .png")
     return source
-
-
-def _files(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
-    """Files below a folder with one of these suffixes, hidden ones aside; links that lead nowhere are files too."""
-    for path in folder.rglob("*"):
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and not path.is_dir():
-            yield path
 
 
 def _stem(path: Path) -> str:

@@ -26,7 +26,7 @@ from dataflow.prepared import PreparedDataset
 from dataflow.progress import Progress
 from dataflow.records import Change, ImageRecord
 from dataflow.schema import NO_TRACK, Kind
-from trainers.app_server import check_port, ended_soon
+from trainers.app_server import CONFIDENT, check_port, ended_soon, save_confident_view
 from trainers.evaluation import Evaluation, evaluate
 from trainers.frames import Example, Frame, boxes_in_frame, dataset_kind, examples, without_bytes
 from trainers.matching import ImageMatches, Verdict
@@ -118,8 +118,7 @@ def store(
     fields = {}
     for found, evaluation in zip(predictions, evaluations, strict=True):
         fields[found.run_id] = _add_run(stored, dataset, found, evaluation)
-    images, samples = dataset.splits[split], len(_samples_of(stored, split))
-    return StoreSummary(str(stored.name), images, samples, added, fields, media)
+    return StoreSummary(str(stored.name), dataset.splits[split], len(_samples_of(stored, split)), added, fields, media)
 
 
 def launch(name: str, *, address: str = "127.0.0.1", port: int = 5151, wait: bool = True) -> Any:
@@ -141,7 +140,8 @@ def launch(name: str, *, address: str = "127.0.0.1", port: int = 5151, wait: boo
     check_port(address, port)
     with contextlib.redirect_stdout(io.StringIO()):  # While its server starts, FiftyOne says that there is none.
         session = fo.launch_app(fo.load_dataset(name), address=address, port=port, remote=True)
-    url = f"http://{address}:{port}/datasets/{quote(name, safe='')}"
+    view = f"?view={CONFIDENT}" if session.dataset.has_saved_view(CONFIDENT) else ""
+    url = f"http://{address}:{port}/datasets/{quote(name, safe='')}{view}"
     print(f"The App shows {name} at {url} (Ctrl-C ends it)", flush=True)
     if wait:
         with contextlib.suppress(KeyboardInterrupt):
@@ -296,7 +296,7 @@ def _add_run(stored: Any, dataset: PreparedDataset, found: PredictionSet, evalua
     if digests.get(found.split) == found.digest:
         return field
     key = evaluation_key(field)
-    run = {"run_id": found.run_id, "evaluation": key, "splits": digests}
+    run = {"run_id": found.run_id, "evaluation": key, "splits": digests, "score": evaluation.errors.score}
     _update_info(stored, runs={**runs, field: run})  # The field has its owner even if what follows is interrupted.
     if field not in stored.get_field_schema():
         stored.add_sample_field(field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
@@ -321,6 +321,7 @@ def _add_run(stored: Any, dataset: PreparedDataset, found: PredictionSet, evalua
     method.save_run_results(stored, key, results)
     _colour(stored, field)
     _update_info(stored, runs={**runs, field: run | {"splits": {**digests, found.split: found.digest}}})
+    save_confident_view(stored, {name: run.get("score", 0.0) for name, run in stored.info[_INFO]["runs"].items()})
     return field
 
 

@@ -328,3 +328,23 @@ def test_colours_tell_right_from_wrong_and_keep_what_a_user_chose(samples, store
     stored.reload()
     scheme = {entry["path"]: entry.get("colorByAttribute") for entry in stored.app_config.color_scheme.fields}
     assert scheme == {"pred_a": "eval_a", "scene": None, "pred_b": "eval_b", "ground_truth": "eval_b"}
+
+
+@pytest.mark.parametrize("kind", ["images", "differences"])
+def test_the_view_the_app_opens_on_leaves_out_what_does_not_count(samples, stores, fo, into, kind):
+    """Detections below the score of the best F1, and nothing else: no object and no image."""
+    from trainers.app_server import CONFIDENT
+    from trainers.evaluation import evaluate
+
+    dataset = _make(samples, kind=kind)
+    run = _run(samples, dataset, 1)
+    field = stores.store(dataset, [run], split="validation", **into).fields["My run-1"]
+    score = evaluate(dataset, run, "validation").errors.score
+    stored = fo.load_dataset(into["name"])
+    view = stored.load_saved_view(CONFIDENT)
+    assert len(view) == len(stored)
+    for sample in view:
+        left = [detection.confidence for detection in sample[field].detections]
+        scores = run.by_image[sample["image_id"]].scores
+        assert sorted(left) == pytest.approx(sorted(scores[scores >= np.float32(score)].tolist()))
+        assert len(sample["ground_truth"].detections) == len(stored[sample.id]["ground_truth"].detections)

@@ -1,13 +1,17 @@
 """The Beam jobs. This is the only module that constructs a pipeline.
 
-One pipeline covers all splits of a dataset. What travels between workers are references (paths and annotations),
-never image bytes: each shard is read, checked, encoded and written by one call of one DoFn.
+One pipeline covers all splits of a dataset. Its plan is a file for each shard, a line for each image: what a worker has
+to know to load it. Only the names of shards travel through the pipeline, neither references nor image bytes, and the
+graph is of the same size for any dataset: each shard is read, checked, encoded and written by one call of one DoFn.
 """
 
 import contextlib
 import io
+import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,46 +22,121 @@ from dataflow.shards import Outcome, ShardFormat, ShardKey, ShardResult, load_re
 try:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+    from apache_beam.portability import python_urns
+    from apache_beam.portability.api import beam_fn_api_pb2
+    from apache_beam.runners.portability.fn_api_runner import worker_handlers
+    from apache_beam.runners.portability.local_job_service import SubprocessSdkWorker
     from apache_beam.runners.runner import create_runner
 except ImportError as error:
     raise MissingExtraError("apache-beam", "prepare") from error
 
 DEFAULT_RUNNER = "FnApiRunner"
 _RESULTS = ".results"
+_PLAN = ".plan"
+_SHARDS = "shards"
 
 
 class LostElementsError(DataRefusedError):
     """A runner said that it was done and had not written everything (exit status 1)."""
 
 
+class WorkerDiedError(DataRefusedError):
+    """A worker process ended before its work was done (exit status 1)."""
+
+
+_DIED = "Worker subprocess exited with return code "  # Beam's own words.
+
+
+@worker_handlers.WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)
+class _WorkerProcess(worker_handlers.SubprocessSdkWorkerHandler):  # type: ignore[misc]
+    """A worker process of FnApiRunner whose death ends the job. With Beam's own, the launcher waits for it for ever."""
+
+    def start_worker(self) -> None:
+        self.worker = SubprocessSdkWorker(
+            self._worker_command_line, self.control_address, self.provision_info, self.worker_id
+        )
+        self.worker_thread = threading.Thread(name="run_worker", target=self._run)
+        self.worker_thread.start()
+
+    def stop_worker(self) -> None:
+        # One that has yet to connect would otherwise wait for requests, and we for it.
+        self.control_conn.push(worker_handlers.BeamFnControlServicer._DONE_MARKER)
+        super().stop_worker()
+
+    def _run(self) -> None:
+        try:
+            self.worker.run()
+        except RuntimeError as error:
+            self._answer_for_it(str(error))
+
+    def _answer_for_it(self, reason: str) -> None:
+        """All that it was asked, and all that it will be, has failed."""
+        connection = self.control_conn
+
+        def push(request: Any) -> Any:
+            if request is worker_handlers.BeamFnControlServicer._DONE_MARKER:
+                return None
+            return worker_handlers.ControlFuture(
+                request.instruction_id, beam_fn_api_pb2.InstructionResponse(error=reason)
+            )
+
+        connection.push = push
+        for name, future in list(connection._futures_by_id.items()):
+            future.set(beam_fn_api_pb2.InstructionResponse(instruction_id=name, error=reason))
+
+
 @dataclass(frozen=True)
 class ShardJob:
-    """A dataset to be: its shards, the inputs of each, and what turns a shard's inputs into outcomes.
+    """A dataset to be: its shards, the inputs of each as lines of text, and what turns them into outcomes.
 
-    Inputs reach `outcomes` in no particular order. It runs on workers, so it must pickle: a function of a module or a
-    frozen dataclass with `__call__`. `expected` is the number of outcomes that all inputs together have.
+    `outcomes` gets the lines of a shard in their order. It runs on workers, so it must pickle: a function of a module
+    or a frozen dataclass with `__call__`. `expected` is the number of outcomes that all inputs together have.
     """
 
     shard_format: ShardFormat
-    shards: Sequence[ShardKey]
-    inputs: Sequence[tuple[ShardKey, Any]]
-    outcomes: Callable[[Sequence[Any]], Iterator[Outcome]]
+    inputs: Mapping[ShardKey, Sequence[str]]
+    outcomes: Callable[[Sequence[str]], Iterator[Outcome]]
     expected: int
 
 
 class _WriteShard(beam.DoFn):  # type: ignore[misc]
-    """(shard, its inputs) -> the shard's file and its result."""
+    """A shard's name -> the shard's file and its result."""
 
     def __init__(self, job: ShardJob, directory: str) -> None:
         # Not the job: its inputs would travel with every bundle.
         self._shard_format, self._outcomes, self._directory = job.shard_format, job.outcomes, Path(directory)
 
-    def process(self, element: tuple[tuple[str, int, int], Iterable[Any]]) -> Iterator[None]:
-        key, inputs = element
-        outcomes = self._outcomes([item for item in inputs if item is not None])
-        result = write_shard(self._directory, self._shard_format, ShardKey(*key), outcomes)
+    def process(self, element: tuple[str, int, int]) -> Iterator[None]:
+        key = ShardKey(*element)
+        lines = _plan_file(self._directory, self._shard_format, key).read_text(encoding="ascii").splitlines()
+        result = write_shard(self._directory, self._shard_format, key, self._outcomes(lines))
         save_result(result, self._directory / _RESULTS)
         return iter(())
+
+
+def write_plan(job: ShardJob, directory: Path) -> int:
+    """Leave the plan of a job where its workers find it; returns the bytes written."""
+    folder = directory / _PLAN
+    folder.mkdir()
+    size = 0
+    with (folder / _SHARDS).open("w", encoding="ascii") as shards:
+        for key, lines in job.inputs.items():
+            with _plan_file(directory, job.shard_format, key).open("w", encoding="ascii") as file:
+                file.writelines(f"{line}\n" for line in lines)
+                size += file.tell()
+            shards.write(json.dumps([key.split, key.index, key.of]) + "\n")
+        return size + shards.tell()
+
+
+def _planned_shards(directory: str) -> Iterator[tuple[str, int, int]]:
+    with Path(directory, _PLAN, _SHARDS).open(encoding="ascii") as file:
+        for line in file:
+            split, index, of = json.loads(line)
+            yield split, index, of
+
+
+def _plan_file(directory: Path, shard_format: ShardFormat, key: ShardKey) -> Path:
+    return directory / _PLAN / shard_format.path(directory, key).name
 
 
 def pipeline_options(runner: str, arguments: Sequence[str]) -> PipelineOptions:
@@ -105,34 +184,60 @@ def run_shard_job(
 
     Raises:
         UsageError: see `check_runner`.
+        WorkerDiedError: a worker process of FnApiRunner was killed.
         LostElementsError: the runner ended without writing every shard, or an input was lost on the way.
     """
     options = pipeline_options(runner, arguments)
     results = directory / _RESULTS
     results.mkdir()
+    write_plan(job, directory)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    # A None for each shard, so that a shard without inputs is written too: TFDS wants every file it counts.
-    every_shard = [(key, None) for key in job.shards]
-    keyed = [((key.split, key.index, key.of), item) for key, item in [*every_shard, *job.inputs]]
-    # Runs on leaving the block, and raises what the workers raised.
-    with beam.Pipeline(options=options) as pipeline:
-        (
-            pipeline
-            | "inputs" >> beam.Create(keyed)
-            | "by shard" >> beam.GroupByKey()
-            | "write shards" >> beam.ParDo(_WriteShard(job, str(directory)))
-        )
+    try:
+        _run_pipeline(job, directory, options)
+    except RuntimeError as error:
+        _, died, status = str(error).partition(_DIED)
+        if not died:
+            raise
+        raise WorkerDiedError(
+            f"a worker process of {runner} died, exit status {status.split()[0]}; nothing was kept",
+            "137 mostly means that memory ran out: run it again, with fewer workers",
+        ) from error
     written = load_results(results)
-    for path in results.iterdir():
-        path.unlink()
-    results.rmdir()
+    for folder in (results, directory / _PLAN):
+        shutil.rmtree(folder)
+    _remove_partial(job, directory)
     _check_nothing_lost(job, written, runner)
     return written
 
 
+def _run_pipeline(job: ShardJob, directory: Path, options: PipelineOptions) -> None:
+    # Runs on leaving the block, and raises what the workers raised.
+    with beam.Pipeline(options=options) as pipeline:
+        add_job(pipeline, job, directory)
+
+
+def add_job(pipeline: beam.Pipeline, job: ShardJob, directory: Path) -> None:
+    """The steps that write what is planned in `directory`."""
+    (
+        pipeline
+        | "plan" >> beam.Create([str(directory)])
+        | "shards" >> beam.FlatMap(_planned_shards)
+        | "to all workers" >> beam.Reshuffle()
+        | "write shards" >> beam.ParDo(_WriteShard(job, str(directory)))
+    )
+
+
+def _remove_partial(job: ShardJob, directory: Path) -> None:
+    """Remove half-written shards: of a worker that was killed, where the runner gave its shard to another."""
+    names = {job.shard_format.path(directory, key).name for key in job.inputs}
+    for path in list(directory.iterdir()):
+        if path.name.startswith(".") and path.name[1:].rpartition(".")[0] in names:
+            path.unlink()
+
+
 def _check_nothing_lost(job: ShardJob, written: Sequence[ShardResult], runner: str) -> None:
     """Every shard and every outcome arrived. Runners have been seen to lose elements and still report success."""
-    expected = sorted((key.split, key.index) for key in job.shards)
+    expected = sorted((key.split, key.index) for key in job.inputs)
     outcomes = sum(result.count + len(result.quarantined) for result in written)
     if [(result.split, result.index) for result in written] != expected or outcomes != job.expected:
         raise LostElementsError(

@@ -12,6 +12,7 @@ reached from it by a pair of functions `a_to_b`:
 | `fiftyone` | left top w h    | relative to the image       | FiftyOne                                |
 | `voc`      | xmin ymin xmax ymax | pixels, 1-based, inclusive | Pascal VOC                           |
 | `mot`      | left top w h    | pixels, 1-based left and top | MOTChallenge                           |
+| `stored`   | x0 y0 x1 y1     | pixels as stored, not turned by EXIF | boxes drawn by tools that ignore EXIF |
 
 Shapes: boxes are (N, 4); `size` is (height, width) in pixels, as everywhere in Shardbox. Results are float32;
 the arithmetic is float64, so that a box converted forth and back moves by float32 rounding only.
@@ -116,6 +117,20 @@ def xyxy_to_mot(boxes: npt.ArrayLike) -> Boxes:
     """Pixel xyxy to MOTChallenge (left, top, w, h), whose first pixel is 1."""
     x0, y0, x1, y1 = _columns(boxes)
     return _rows(x0 + 1, y0 + 1, x1 - x0, y1 - y0)
+
+
+def stored_to_upright(boxes: npt.ArrayLike, stored_size: Size, orientation: int) -> Boxes:
+    """Pixel xyxy on the pixels as stored to pixel xyxy on the upright image (EXIF 2.32, section 4.6.4)."""
+    x0, y0, x1, y1 = _columns(boxes)
+    height, width = stored_size
+    if orientation >= 5:
+        x0, y0, x1, y1 = y0, x0, y1, x1
+        height, width = width, height
+    if orientation in (2, 3, 6, 7):
+        x0, x1 = width - x1, width - x0
+    if orientation in (3, 4, 7, 8):
+        y0, y1 = height - y1, height - y0
+    return _rows(x0, y0, x1, y1)
 
 
 def box_areas(boxes: npt.ArrayLike) -> npt.NDArray[np.float32]:

@@ -16,7 +16,7 @@ from dataflow.images import ImageError, RgbImage, decode_rgb
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Objects
 from dataflow.resize import ResizePolicy
-from dataflow.schema import example_image_id, example_size, example_to_objects
+from dataflow.schema import example_image_id, example_orientation, example_size, example_to_objects
 from dataflow.splits import unit_hash
 
 
@@ -44,8 +44,8 @@ class Draft:
     place: str
     """Shard and position, for messages."""
     image: bytes
-    upright: bool
-    """Whether the EXIF orientation is applied before anything else."""
+    orientation: int | None
+    """The EXIF orientation that is applied before anything else; None: the image's own."""
     objects: Objects
     """In pixels of the original image, not mirrored."""
     original_size: Size
@@ -69,7 +69,7 @@ class Draft:
             ExampleError: the image cannot be decoded, or has another size than its example says.
         """
         try:
-            pixels = decode_rgb(self.image, apply_exif=self.upright)
+            pixels = decode_rgb(self.image, self.orientation)
             if pixels.shape[:2] != self.original_size:
                 raise ImageError(
                     f"the image has (height, width) = {pixels.shape[:2]} px, its example says {self.original_size}",
@@ -115,7 +115,7 @@ class ExampleReader:
 
     def __init__(self, dataset: PreparedDataset, split: str, policy: ResizePolicy, flip: Flip) -> None:
         layout = dataset.layout
-        sizes = ("image/height", "image/width") if layout.is_ours else ()
+        sizes = ("image/height", "image/width", layout.orientation) if layout.is_ours else ()
         wanted = ("image", layout.objects, layout.image_id, layout.filename, *sizes)
         features = dataset.builder.info.features
         self._features = tfds.features.FeaturesDict({name: features[name] for name in wanted if name})
@@ -149,7 +149,7 @@ class ExampleReader:
             image_id=image_id,
             place=place,
             image=example["image"],
-            upright=self._layout.is_ours,
+            orientation=example_orientation(example, self._layout),
             objects=objects,
             original_size=original_size,
             size=self._policy.target_size(original_size),

@@ -21,20 +21,45 @@ def printable(text: str) -> str:
 class Code(StrEnum):
     """What can be found in a source. A code never changes its meaning, so that tools may filter by it."""
 
+    # The image file
     IMAGE_MISSING = "image-missing"
+    IMAGE_EMPTY = "image-empty"
     IMAGE_UNREADABLE = "image-unreadable"
+    IMAGE_TRUNCATED = "image-truncated"
+    IMAGE_UNSUPPORTED = "image-unsupported"
+    IMAGE_TYPE = "image-type-mismatch"
     IMAGE_OUTSIDE_ROOT = "image-outside-root"
+    EXIF_ORIENTATION = "exif-orientation"
     SIZE_MISMATCH = "size-mismatch"
+    # Which image is which
     DUPLICATE_ID = "duplicate-image-id"
+    LISTED_TWICE = "image-listed-twice"
+    DUPLICATE_CONTENT = "duplicate-content"
+    NEAR_DUPLICATE = "near-duplicate"
+    # Labels
     LABEL_MISSING = "label-missing"
+    LABEL_EMPTY = "label-empty"
     LABEL_WITHOUT_IMAGE = "label-without-image"
     LABEL_MALFORMED = "label-malformed"
+    OBJECT_TWICE = "object-twice"
+    IGNORE_REGION = "ignore-region"
+    # Classes
     CLASS_UNKNOWN = "class-unknown"
+    CLASS_UNUSED = "class-unused"
+    CLASS_NAMED_TWICE = "class-named-twice"
+    CLASS_IDS_SHIFTED = "class-ids-shifted"
+    # Boxes
     BOX_NOT_FINITE = "box-not-finite"
     BOX_EMPTY = "box-empty"
     BOX_OUTSIDE = "box-outside-image"
     BOX_CLIPPED = "box-clipped"
+    BOX_UNITS = "box-units"
+    BOX_TURNED = "box-fits-turned-image"
+    BOX_ABSURD = "box-absurd"
+    # Splits
     SPLIT_MISSING = "split-missing"
+    SPLIT_LEAK = "scene-in-two-splits"
+    SPLIT_UNBALANCED = "class-not-in-split"
 
 
 @dataclass(frozen=True)
@@ -50,6 +75,8 @@ class Finding:
     """Line number of a text file, or the JSON pointer."""
     image_id: str | None = None
     repaired: bool = False
+    box: tuple[float, float, float, float] | None = None
+    """The box it is about, xyxy px of the upright image as far as it could be read; `audit.html` draws it."""
 
     def __post_init__(self) -> None:
         for name in ("file", "value"):
@@ -58,7 +85,7 @@ class Finding:
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
         state = " (repaired)" if self.repaired else ""
-        return f"{place}: {self.code}: {self.value}; {self.remedy}{state}"
+        return f"{place + ': ' if place else ''}{self.code}: {self.value}; {self.remedy}{state}"
 
 
 @dataclass(frozen=True)

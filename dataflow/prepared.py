@@ -15,6 +15,7 @@ from tensorflow_datasets.core import constants
 from dataflow.errors import UsageError
 from dataflow.records import Categories, FramePair, ImageRecord
 from dataflow.schema import Layout, example_to_pair, example_to_record, find_layout, image_features
+from dataflow.shards import FILE_FORMATS, FileFormat
 from dataflow.tfrecord import CorruptRecordError, read_records
 
 MANIFEST = "manifest.json"
@@ -64,6 +65,20 @@ class PreparedDataset:
         """Content of `manifest.json`; empty for a dataset that is not ours."""
         path = self.path / MANIFEST
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    @property
+    def file_format(self) -> FileFormat:
+        """How its shards are stored."""
+        value = self.builder.info.file_format.value
+        if value not in FILE_FORMATS:
+            raise UsageError(f"{self.path} is stored as {value}", f"prepare it as one of {', '.join(FILE_FORMATS)}")
+        return value  # type: ignore[no-any-return]
+
+    @cached_property
+    def shard_digests(self) -> Mapping[str, str]:
+        """What the manifest says of the content of each shard, by file name; empty for a dataset that is not ours."""
+        splits = self.manifest.get("splits", {}).values()
+        return {shard["file"]: shard.get("digest", "") for split in splits for shard in split["shards"]}
 
     @cached_property
     def categories(self) -> Categories:
@@ -123,7 +138,12 @@ class PreparedDataset:
 
     def records(self, split: str) -> Iterator[ImageRecord]:
         """The images of a split with their objects, in shard order."""
-        for position, example in self.examples(split):
+        for shard in self.shards(split):
+            yield from self.shard_records(shard)
+
+    def shard_records(self, shard: Shard) -> Iterator[ImageRecord]:
+        """The images of one shard; see `records`."""
+        for position, example in self.shard_examples(shard):
             yield example_to_record(example, self.layout, position)
 
     def pairs(self, split: str) -> Iterator[FramePair]:

@@ -4,6 +4,7 @@ Sources are turned into these, shards hold these, and everything downstream read
 absolute pixels of the upright image (see `dataflow.boxes`); `size` is always (height, width).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dataflow.boxes import Size, box_areas
+from dataflow.boxes import Boxes, Size, box_areas
 from dataflow.errors import ShardboxError
 from dataflow.findings import printable
 
@@ -68,19 +69,43 @@ class Categories:
         return len(self.names)
 
 
+def _unmarked(boxes: Boxes) -> npt.NDArray[np.bool_]:
+    return np.zeros(len(boxes), np.bool_)
+
+
+# The columns of objects, and what they are where nothing is said.
+_COLUMNS = (
+    ("category_ids", np.int64),
+    ("areas", np.float32),
+    ("is_crowd", np.bool_),
+    ("is_truncated", np.bool_),
+    ("track_ids", np.int64),
+    ("changes", np.int64),
+)
+_DEFAULTS: dict[str, Callable[[Boxes], npt.NDArray[Any]]] = {
+    "areas": box_areas,
+    "is_crowd": _unmarked,
+    "is_truncated": _unmarked,
+}
+
+
 @dataclass(frozen=True, eq=False)
 class Objects:
     """The annotated objects of one image.
 
     `boxes` (N, 4) float32 xyxy px; `category_ids` (N,) int64; `areas` (N,) float32 px2 (of the mask where the
     source has one, of the box otherwise); `is_crowd` (N,) bool: regions to ignore, neither right nor wrong to
-    detect; `track_ids` (N,) int64 or None; `changes` (N,) int64 of `Change` or None.
+    detect; `is_truncated` (N,) bool: what the image's border cut; `track_ids` (N,) int64 or None; `changes` (N,)
+    int64 of `Change` or None. `segmentations` are N texts: COCO's `segmentation` (polygons or run lengths, px of the
+    upright image) as JSON, "" for an object that has none.
     """
 
     boxes: npt.NDArray[np.float32]
     category_ids: npt.NDArray[np.int64]
     areas: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     is_crowd: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    is_truncated: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    segmentations: tuple[str, ...] = ()
     track_ids: npt.NDArray[np.int64] | None = None
     changes: npt.NDArray[np.int64] | None = None
 
@@ -88,30 +113,25 @@ class Objects:
         boxes = _freeze(np.asarray(self.boxes, np.float32).reshape(-1, 4), np.float32)
         n = len(boxes)
         object.__setattr__(self, "boxes", boxes)
-        for name, dtype, default in (
-            ("category_ids", np.int64, None),
-            ("areas", np.float32, box_areas(boxes)),
-            ("is_crowd", np.bool_, np.zeros(n, np.bool_)),
-            ("track_ids", np.int64, None),
-            ("changes", np.int64, None),
-        ):
+        for name, dtype in _COLUMNS:
             value = getattr(self, name)
-            if default is not None and value.size == 0:
-                value = default
-            if value is not None:
-                value = _freeze(np.asarray(value).reshape(-1), dtype)
-                _require(len(value) == n, f"{n} boxes but {len(value)} {name}", "give one per box")
-                object.__setattr__(self, name, value)
-        _require(
-            bool(np.isfinite(boxes).all()),
-            f"boxes are not finite: {boxes[~np.isfinite(boxes).all(axis=1)].tolist()}",
-            "use finite numbers",
-        )
-        _require(
-            bool((boxes[:, :2] < boxes[:, 2:]).all()),
-            f"boxes are empty or reversed: {boxes[(boxes[:, :2] >= boxes[:, 2:]).any(axis=1)].tolist()}",
-            "boxes are x0, y0, x1, y1 with x0 < x1 and y0 < y1",
-        )
+            if value is None:
+                continue
+            if len(value) == 0 and name in _DEFAULTS:
+                value = _DEFAULTS[name](boxes)
+            value = _freeze(np.asarray(value).reshape(-1), dtype)
+            if len(value) != n:
+                raise RecordError(f"{n} boxes but {len(value)} {name}", "give one per box")
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "segmentations", tuple(self.segmentations) or ("",) * n)
+        _require(len(self.segmentations) == n, f"{n} boxes but {len(self.segmentations)} segmentations", "give each")
+        if not np.isfinite(boxes).all():
+            wrong = boxes[~np.isfinite(boxes).all(axis=1)].tolist()
+            raise RecordError(f"boxes are not finite: {wrong}", "use finite numbers")
+        if not (boxes[:, :2] < boxes[:, 2:]).all():
+            wrong = boxes[(boxes[:, :2] >= boxes[:, 2:]).any(axis=1)].tolist()
+            remedy = "boxes are x0, y0, x1, y1 with x0 < x1 and y0 < y1"
+            raise RecordError(f"boxes are empty or reversed: {wrong}", remedy)
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -121,11 +141,9 @@ class Objects:
         height, width = size
         limit = np.array([width, height, width, height], np.float32)
         outside = ((self.boxes < 0) | (self.boxes > limit)).any(axis=1)
-        _require(
-            not outside.any(),
-            f"boxes leave the image of {width}x{height} px: {self.boxes[outside].tolist()}",
-            "clip them to the image",
-        )
+        if outside.any():
+            wrong = self.boxes[outside].tolist()
+            raise RecordError(f"boxes leave the image of {width}x{height} px: {wrong}", "clip them to the image")
         if n_categories is not None and len(self):
             top = int(self.category_ids.max())
             _require(
@@ -146,6 +164,7 @@ class ImageRecord:
 
     `image_id` is unique in its dataset; `source_id` is what the source called the image (COCO's number), or "".
     `group_id` names the scene: images of one scene never straddle splits. `provenance` is file:line or file#pointer.
+    `orientation` is the EXIF orientation (1 to 8) that makes the stored pixels upright; None: as the file says.
     """
 
     image_id: str
@@ -157,6 +176,7 @@ class ImageRecord:
     provenance: str
     filename: str = ""
     source_id: str = ""
+    orientation: int | None = None
 
     def __post_init__(self) -> None:
         _require(bool(self.image_id), f"an image of {self.provenance} has no id", "give every image an id")

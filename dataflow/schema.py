@@ -21,7 +21,7 @@ from dataflow.errors import UsageError
 from dataflow.images import read_header
 from dataflow.records import Categories, Change, FramePair, ImageRecord, Objects, no_objects
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Kind = Literal["images", "pairs", "differences"]
 NO_TRACK = -1
 _log = logging.getLogger("shardbox")
@@ -34,6 +34,8 @@ def build_features(categories: Categories, kind: Kind) -> tfds.features.Features
         "label": tfds.features.ClassLabel(names=list(categories.names)),
         "area": np.float32,
         "is_crowd": np.bool_,
+        "is_truncated": np.bool_,
+        "segmentation": tfds.features.Text(),
         "id": np.int64,
     }
     features: dict[str, Any] = {
@@ -43,6 +45,8 @@ def build_features(categories: Categories, kind: Kind) -> tfds.features.Features
         "image/source_id": tfds.features.Text(),
         "image/height": np.int64,
         "image/width": np.int64,
+        # What TFDS's readers do not do by themselves: the pixels are upright when turned so (EXIF 2.32, 4.6.4).
+        "image/orientation": np.int64,
         "scene": tfds.features.Text(),
         "provenance": tfds.features.Text(),
     }
@@ -54,35 +58,47 @@ def build_features(categories: Categories, kind: Kind) -> tfds.features.Features
             "before/id": tfds.features.Text(),
             "before/height": np.int64,
             "before/width": np.int64,
+            "before/orientation": np.int64,
             # As bytes, because a list of floats in a tf.train.Example holds float32 only.
             "homography": tfds.features.Tensor(shape=(3, 3), dtype=np.float64, encoding="bytes"),
             "alignment_score": np.float32,
         }
     if kind == "differences":
         features["after"] = tfds.features.Image(shape=(None, None, 3))
+        features["after/orientation"] = np.int64
     features["objects"] = tfds.features.Sequence(objects)
     return tfds.features.FeaturesDict(features)
 
 
-def _objects_to_columns(objects: Objects, size: boxes.Size, with_changes: bool) -> list[dict[str, Any]]:
-    relative = boxes.xyxy_to_tfds(objects.boxes, size)
-    tracks = objects.track_ids if objects.track_ids is not None else np.full(len(objects), NO_TRACK)
-    changes = objects.changes if objects.changes is not None else np.full(len(objects), Change.NONE)
-    rows = []
-    for i, box in enumerate(relative.tolist()):
-        row = {
-            "bbox": tfds.features.BBox(*box),
-            "label": int(objects.category_ids[i]),
-            "area": float(objects.areas[i]),
-            "is_crowd": bool(objects.is_crowd[i]),
-            "id": int(tracks[i]),
-        }
-        rows.append(row | {"change": int(changes[i])} if with_changes else row)
-    return rows
+def _objects_to_columns(objects: Objects, size: boxes.Size, with_changes: bool) -> dict[str, Any]:
+    """Columns by feature name, a value (for `bbox` four) for each object."""
+    n = len(objects)
+    columns: dict[str, Any] = {
+        "bbox": boxes.xyxy_to_tfds(objects.boxes, size),
+        "label": objects.category_ids,
+        "area": objects.areas,
+        "is_crowd": objects.is_crowd,
+        "is_truncated": objects.is_truncated,
+        "segmentation": objects.segmentations,
+        "id": objects.track_ids if objects.track_ids is not None else np.full(n, NO_TRACK),
+    }
+    if with_changes:
+        columns["change"] = objects.changes if objects.changes is not None else np.full(n, Change.NONE)
+    return columns
+
+
+def _orientation(record: ImageRecord) -> int:
+    return read_header(record.image).orientation if record.orientation is None else record.orientation
+
+
+def _frame_orientation(example: Mapping[str, Any], frame: str) -> int | None:
+    """That of a pair's other frame; None in a dataset of schema version 1, which has none written down."""
+    key = f"{frame}/orientation"
+    return int(example[key]) if key in example else None
 
 
 def record_to_example(record: ImageRecord, with_changes: bool = False) -> dict[str, Any]:
-    """An image record as the dictionary that TFDS encodes."""
+    """An image record as a dictionary by feature; `objects` are columns, a value for each object."""
     return {
         "image": record.image,
         "image/filename": record.filename,
@@ -90,6 +106,7 @@ def record_to_example(record: ImageRecord, with_changes: bool = False) -> dict[s
         "image/source_id": record.source_id,
         "image/height": record.height,
         "image/width": record.width,
+        "image/orientation": _orientation(record),
         "scene": record.group_id,
         "provenance": record.provenance,
         "objects": _objects_to_columns(record.objects, record.size, with_changes),
@@ -97,7 +114,7 @@ def record_to_example(record: ImageRecord, with_changes: bool = False) -> dict[s
 
 
 def pair_to_example(pair: FramePair, difference: bytes | None = None) -> dict[str, Any]:
-    """A before/after pair as the dictionary that TFDS encodes, with its difference image where there is one."""
+    """A before/after pair as a dictionary by feature, with its difference image where there is one."""
     target = replace(pair.after, image_id=pair.pair_id, objects=pair.objects)
     example = record_to_example(target, with_changes=True) | {
         "before": pair.before.image,
@@ -105,11 +122,13 @@ def pair_to_example(pair: FramePair, difference: bytes | None = None) -> dict[st
         "before/id": pair.before.image_id,
         "before/height": pair.before.height,
         "before/width": pair.before.width,
+        "before/orientation": _orientation(pair.before),
         "homography": pair.homography,
         "alignment_score": pair.alignment_score,
     }
     if difference is not None:
         example |= {"image": difference, "after": pair.after.image}
+        example |= {"image/orientation": 1, "after/orientation": _orientation(pair.after)}
     return example
 
 
@@ -124,6 +143,9 @@ class Layout:
     filename: str = ""
     crowd: str = ""
     area: str = ""
+    truncated: str = ""
+    segmentation: str = ""
+    orientation: str = ""
 
 
 def find_layout(features: Mapping[str, Any], name: str) -> Layout:
@@ -155,6 +177,9 @@ def find_layout(features: Mapping[str, Any], name: str) -> Layout:
         filename="image/filename" if "image/filename" in features else "",
         crowd=next((key for key in ("is_crowd", "is_difficult") if key in inner), ""),
         area="area" if "area" in inner else "",
+        truncated="is_truncated" if "is_truncated" in inner else "",
+        segmentation="segmentation" if is_ours and "segmentation" in inner else "",
+        orientation="image/orientation" if is_ours and "image/orientation" in features else "",
     )
 
 
@@ -186,6 +211,10 @@ def example_to_objects(columns: Mapping[str, Any], size: boxes.Size, layout: Lay
         category_ids=np.asarray(columns["label"])[keep],
         areas=np.asarray(columns[layout.area], np.float32)[keep] if layout.area else boxes.box_areas(xyxy[keep]),
         is_crowd=np.asarray(columns[layout.crowd])[keep] if layout.crowd else np.zeros(0, np.bool_),
+        is_truncated=np.asarray(columns[layout.truncated])[keep] if layout.truncated else np.zeros(0, np.bool_),
+        segmentations=tuple(_text(columns[layout.segmentation][i]) for i in np.flatnonzero(keep))
+        if layout.segmentation
+        else (),
         track_ids=tracks if (tracks != NO_TRACK).any() else None,
         changes=np.asarray(columns["change"])[keep] if layout.is_ours and layout.kind != "images" else None,
     )
@@ -205,6 +234,13 @@ def example_size(example: Mapping[str, Any], layout: Layout) -> boxes.Size:
     return read_header(example["image"]).stored_size
 
 
+def example_orientation(example: Mapping[str, Any], layout: Layout) -> int | None:
+    """The EXIF orientation by which `image` becomes upright; None: its own. Boxes of others know of none."""
+    if not layout.is_ours:
+        return 1
+    return int(example[layout.orientation]) if layout.orientation else None
+
+
 def example_to_record(example: Mapping[str, Any], layout: Layout, position: str) -> ImageRecord:
     """A parsed example (images still encoded) as a record. `position` names it where it has no id of its own."""
     image_id = example_image_id(example, layout, position)
@@ -219,6 +255,7 @@ def example_to_record(example: Mapping[str, Any], layout: Layout, position: str)
         provenance=_text(example["provenance"]) if layout.is_ours else position,
         filename=_text(example[layout.filename]) if layout.filename else "",
         source_id=_text(example["image/source_id"]) if layout.is_ours else "",
+        orientation=example_orientation(example, layout),
     )
 
 
@@ -226,6 +263,8 @@ def example_to_pair(example: Mapping[str, Any], layout: Layout, position: str) -
     """A parsed example of a pair or difference dataset as a pair."""
     target = example_to_record(example, layout, position)
     after = replace(target, image=example.get("after", target.image), objects=no_objects())
+    if "after" in example:
+        after = replace(after, orientation=_frame_orientation(example, "after"))
     before = replace(
         after,
         image_id=_text(example["before/id"]),
@@ -233,6 +272,7 @@ def example_to_pair(example: Mapping[str, Any], layout: Layout, position: str) -
         image=example["before"],
         height=int(example["before/height"]),
         width=int(example["before/width"]),
+        orientation=_frame_orientation(example, "before"),
     )
     return FramePair(
         pair_id=target.image_id,

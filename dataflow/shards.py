@@ -1,28 +1,41 @@
 """Shards: which example goes into which file, and the files themselves, the same bytes on every machine.
 
-An example's shard and its place in it are hashes of its id. TFDS's own writer leaves protobuf maps in an order that
-changes from run to run; examples are serialised deterministically here.
+An example's shard and its place in it are hashes of its id, and its bytes depend on its values alone. The number of
+shards is a power of two, so that a dataset that grows keeps its shards until it has doubled.
 """
 
 import hashlib
 import json
-import math
-import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol, get_args
 
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import example_serializer, naming
+import xxhash
+from tensorflow_datasets.core import naming
 
+from dataflow.example_bytes import ExampleBytes
 from dataflow.findings import Code, Finding
 from dataflow.records import Categories
 from dataflow.schema import Kind, build_features
 from dataflow.splits import unit_hash
 from dataflow.tfrecord import write_record
 
-TARGET_SHARD_BYTES = 128 * 2**20
+FileFormat = Literal["tfrecord", "array_record"]
+FILE_FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
+LARGEST_SHARD_BYTES = 128 * 2**20
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What an image is recognised by: the hash of its bytes, and of its looks where it was decoded."""
+
+    content: int
+    look: int | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,10 @@ class Outcome:
     image_id: str
     example: dict[str, Any] | None
     findings: tuple[Finding, ...] = ()
+    sight: Sight | None = None
+    """None for a pair, and for an image that could not be read."""
+    unknown_classes: tuple[int, ...] = ()
+    """Class numbers in its annotations that name no class."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +67,12 @@ class ShardFormat:
     name: str
     categories: Categories
     kind: Kind
+    file_format: FileFormat = "tfrecord"
 
     def template(self, directory: Path, split: str) -> naming.ShardedFileTemplate:
         """TFDS's naming of the shards of a split."""
         return naming.ShardedFileTemplate(
-            data_dir=directory, dataset_name=self.name, split=split, filetype_suffix="tfrecord"
+            data_dir=directory, dataset_name=self.name, split=split, filetype_suffix=self.file_format
         )
 
     def path(self, directory: Path, key: ShardKey) -> Path:
@@ -62,22 +80,9 @@ class ShardFormat:
         template = self.template(directory, key.split)
         return Path(template.sharded_filepath(shard_index=key.index, num_shards=key.of))
 
-    def serialiser(self) -> "Serialiser":
+    def serialiser(self) -> ExampleBytes:
         """What turns examples into bytes."""
-        return Serialiser(build_features(self.categories, self.kind))
-
-
-class Serialiser:
-    """Examples to bytes: the same example always gives the same bytes."""
-
-    def __init__(self, features: tfds.features.FeaturesDict) -> None:
-        self._features = features
-        self._inner = example_serializer.ExampleSerializer(features.get_serialized_info())
-
-    def __call__(self, example: dict[str, Any]) -> bytes:
-        """The serialised `tf.train.Example`, its map sorted by key."""
-        encoded = self._inner.get_tf_example(self._features.encode_example(example))
-        return bytes(encoded.SerializeToString(deterministic=True))
+        return ExampleBytes(build_features(self.categories, self.kind))
 
 
 @dataclass(frozen=True)
@@ -86,17 +91,35 @@ class ShardResult:
 
     split: str
     index: int
+    of: int
     file: str
     count: int
     num_bytes: int
-    sha256: str
+    digest: str
+    """Of the serialised examples, XXH3 (128 bits, hex): the same whatever the file format."""
     quarantined: tuple[str, ...]
     findings: tuple[Finding, ...]
+    contents: str = ""
+    """`Sight.content` of every outcome in order, 16 hex digits each; 0 for none."""
+    looks: str = ""
+    """`Sight.look` of every outcome in order, 32 hex digits each; 0 for none."""
+    objects: dict[str, int] = field(default_factory=dict)
+    """Objects written, by contiguous class id."""
+    ignored: int = 0
+    """Regions to ignore among them."""
+    unknown_classes: dict[str, int] = field(default_factory=dict)
+    """How often class numbers were met that name no class."""
 
 
 def shard_count(num_bytes: int, num_examples: int) -> int:
-    """Number of shards for so many bytes of images: about 128 MiB each, never more shards than examples."""
-    return max(1, min(num_examples, math.ceil(num_bytes / TARGET_SHARD_BYTES)))
+    """Number of shards for so many bytes of images: a power of two, of at most 128 MiB each on average.
+
+    Never more shards than examples.
+    """
+    shards = 1
+    while shards * LARGEST_SHARD_BYTES < num_bytes and shards * 2 <= num_examples:
+        shards *= 2
+    return shards
 
 
 def shard_of(image_id: str, shards: int) -> int:
@@ -109,64 +132,103 @@ def place_in_shard(image_id: str) -> tuple[float, str]:
     return unit_hash("place", image_id), image_id
 
 
+class _Appender(Protocol):
+    """Appends one serialised example to a file."""
+
+    def __call__(self, payload: bytes, /) -> Any: ...
+
+
+@contextmanager
+def _appender(path: Path, file_format: FileFormat) -> Iterator[_Appender]:
+    """What appends to a new file at `path`; the file is complete when the block ends."""
+    if file_format == "array_record":
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        # One example a group, as TFDS writes them: the fastest to read at random.
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        try:
+            yield writer.write
+        finally:
+            writer.close()
+        return
+    with path.open("wb") as file:
+        yield lambda payload: write_record(file, payload)
+
+
 def write_shard(directory: Path, shard_format: ShardFormat, key: ShardKey, outcomes: Iterable[Outcome]) -> ShardResult:
     """Write one shard, one example in memory at a time, under a temporary name that becomes its own when complete."""
     path = shard_format.path(directory, key)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     serialise = shard_format.serialiser()
-    digest = hashlib.sha256()
-    count = num_bytes = 0
+    digest = xxhash.xxh3_128()
+    count = num_bytes = ignored = 0
     quarantined: list[str] = []
     findings: list[Finding] = []
-    with partial.open("wb") as file:
+    sights: list[Sight] = []
+    objects: Counter[int] = Counter()
+    unknown: Counter[str] = Counter()
+    with _appender(partial, shard_format.file_format) as append:
         for outcome in outcomes:
             findings += outcome.findings
+            sights.append(outcome.sight or Sight(0))
+            unknown.update(map(str, outcome.unknown_classes))
             if outcome.example is None:
                 quarantined.append(outcome.image_id)
                 continue
             payload = serialise(outcome.example)
             digest.update(payload)
             num_bytes += len(payload)
-            write_record(file, payload)
+            append(payload)
             count += 1
+            columns = outcome.example["objects"]
+            objects.update(columns["label"].tolist())
+            ignored += int(columns["is_crowd"].sum())
     partial.replace(path)
     return ShardResult(
-        split=key.split,
-        index=key.index,
+        **asdict(key),
         file=path.name,
         count=count,
         num_bytes=num_bytes,
-        sha256=digest.hexdigest(),
+        digest=digest.hexdigest(),
         quarantined=tuple(sorted(quarantined)),
         findings=tuple(findings),
+        contents="".join(f"{sight.content:016x}" for sight in sights),
+        looks="".join(f"{sight.look or 0:032x}" for sight in sights),
+        objects={str(label): count for label, count in sorted(objects.items())},
+        ignored=ignored,
+        unknown_classes=dict(sorted(unknown.items())),
     )
 
 
 def save_result(result: ShardResult, directory: Path) -> None:
     """Leave a shard's result for the launcher, whole or not at all."""
     path = directory / f"{result.file}.json"
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     partial.write_text(json.dumps(asdict(result)))
     partial.replace(path)
 
 
+def parse_result(fields: dict[str, Any]) -> ShardResult:
+    """The result that `dataclasses.asdict` took apart."""
+    findings = tuple(
+        Finding(**(found | {"code": Code(found["code"]), "box": tuple(found["box"]) if found["box"] else None}))
+        for found in fields["findings"]
+    )
+    return ShardResult(**(fields | {"quarantined": tuple(fields["quarantined"]), "findings": findings}))
+
+
 def load_results(directory: Path) -> list[ShardResult]:
     """All results in a directory, by split and index."""
-    results = []
-    for path in sorted(directory.glob("*.json")):
-        fields = json.loads(path.read_text())
-        fields["quarantined"] = tuple(fields["quarantined"])
-        fields["findings"] = tuple(Finding(**(f | {"code": Code(f["code"])})) for f in fields["findings"])
-        results.append(ShardResult(**fields))
+    results = (parse_result(json.loads(path.read_text())) for path in directory.glob("*.json"))
     return sorted(results, key=lambda result: (result.split, result.index))
 
 
 def fingerprint(categories: Categories, kind: Kind, results: Iterable[ShardResult]) -> str:
-    """SHA-256 (hex) of what the dataset holds: classes, splits, and the digest of every shard."""
+    """SHA-256 (hex) of what the dataset holds: classes, splits, and the digest of every shard, not its file format."""
     content = {
         "categories": [categories.names, categories.source_ids],
         "kind": kind,
-        "shards": [(r.split, r.index, r.count, r.sha256) for r in results],
+        "shards": [(r.split, r.index, r.count, r.digest) for r in results],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -3,13 +3,14 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from dataflow.boxes import tfds_to_xyxy
@@ -17,10 +18,12 @@ from dataflow.findings import Code, Finding, Policy
 from dataflow.images import decode_rgb
 from dataflow.prepared import PreparedDataset
 from dataflow.schema import build_features
-from dataflow.shards import Outcome, Serialiser
+from dataflow.shards import Outcome
 from dataflow.splits import Splits
-from tfds_builders.builders import SourceBuilder
-from tfds_builders.source import Loader, Source
+from tfds_builders.builders import Running, SourceBuilder
+from tfds_builders.ingest_options import IngestOptions
+from tfds_builders.planning import PlanOptions
+from tfds_builders.source import Checks, ExifPolicy, Loader, Source
 
 ORIENTATION = 0x0112
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif", "GIF": ".gif"}
@@ -224,17 +227,29 @@ def prepare(
     *,
     splits: Splits | None = None,
     policy: Policy = "quarantine",
+    update: bool = False,
+    running: Running = Running(),
+    plan: PlanOptions = PlanOptions(),
+    **options: Any,
 ) -> PreparedDataset:
     """The prepared dataset of a source."""
-    return SourceBuilder(source, name=name, out=out, splits=splits, policy=policy).prepare()
+    chosen = IngestOptions(replace(plan, splits=splits), policy, **options)
+    return SourceBuilder(source, name=name, out=out, options=chosen, running=running, update=update).prepare()
 
 
 def assert_same_image(theirs: npt.NDArray[np.uint8], ours: bytes) -> None:
     """TFDS decodes JPEG by a fast inverse DCT, which differs from the accurate one by a few levels."""
-    pixels = decode_rgb(ours, apply_exif=False)
+    pixels = decode_rgb(ours, orientation=1)
     assert theirs.shape == pixels.shape
     change = np.abs(theirs.astype(int) - pixels)
     assert change.max() <= 25 and change.mean() < 1.5
+
+
+def for_tfds(example: Mapping[str, Any]) -> dict[str, Any]:
+    """An example as TFDS's features encode it: boxes of their own class, and numbers of Python."""
+    columns = {name: np.asarray(values).tolist() for name, values in example["objects"].items()}
+    columns["bbox"] = [tfds.features.BBox(*box) for box in columns["bbox"]]
+    return {**example, "objects": columns}
 
 
 @dataclass(frozen=True)
@@ -252,12 +267,11 @@ class Loaded:
     def boxes(self, image_id: str) -> npt.NDArray[np.float32]:
         """Boxes (N, 4) xyxy px of a prepared image."""
         example = self.example(image_id)
-        rows = [list(row["bbox"]) for row in example["objects"]]
-        return tfds_to_xyxy(rows, (example["image/height"], example["image/width"]))
+        return tfds_to_xyxy(example["objects"]["bbox"], (example["image/height"], example["image/width"]))
 
     def column(self, image_id: str, name: str) -> list[Any]:
         """One feature of the objects of a prepared image."""
-        return [row[name] for row in self.example(image_id)["objects"]]
+        return list(np.asarray(self.example(image_id)["objects"][name]).tolist())
 
     def example(self, image_id: str) -> dict[str, Any]:
         """The example of an image, which must not be quarantined."""
@@ -271,15 +285,15 @@ class Loaded:
         return sorted(image_id for image_id, outcome in self.outcomes.items() if outcome.example is None)
 
 
-def load(source: Source, repair: bool = False) -> Loaded:
+def load(source: Source, repair: bool = False, exif: ExifPolicy = "apply") -> Loaded:
     """Scan a source and load every image, as a job would."""
     listing = source.scan()
-    loader = Loader(source, repair)
-    outcomes = {outcome.image_id: outcome for outcome in loader(listing.references)}
-    serialise = Serialiser(build_features(source.categories, source.kind))
+    loader = Loader(source, Checks(repair=repair, exif=exif))
+    outcomes = {outcome.image_id: outcome for outcome in loader([r.to_line() for r in listing.references])}
+    features = build_features(source.categories, source.kind)
     for outcome in outcomes.values():
         if outcome.example is not None:
-            serialise(outcome.example)  # TFDS checks it, too.
+            features.encode_example(for_tfds(outcome.example))  # TFDS checks it.
     assert len(outcomes) == len(listing.references), "ids are taken twice: use a builder to see what becomes of them"
     found = [finding for outcome in outcomes.values() for finding in outcome.findings]
     return Loaded(outcomes, (*listing.findings, *found))

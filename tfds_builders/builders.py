@@ -1,36 +1,42 @@
 """The TFDS builders: a source or a pair dataset to a prepared dataset, by a Beam job, whole or not at all."""
 
 import json
-import os
-import shutil
-import socket
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import tensorflow_datasets as tfds
 from google.protobuf import json_format  # type: ignore[import-untyped]
-from tensorflow_datasets.core import constants, dataset_builder
+from tensorflow_datasets.core import dataset_builder
 from tensorflow_datasets.core import splits as splits_lib
 
 from dataflow.beam_jobs import DEFAULT_RUNNER, ShardJob, check_runner, run_shard_job
 from dataflow.errors import DataRefusedError, UsageError
 from dataflow.findings import Audit, Finding, Policy, sorted_findings
 from dataflow.image_diff import DiffMode
-from dataflow.prepared import AUDIT, MANIFEST, PreparedDataset, Shard
+from dataflow.prepared import MANIFEST, PreparedDataset
 from dataflow.progress import watch_directory
 from dataflow.schema import SCHEMA_VERSION, build_features
-from dataflow.shards import ShardFormat, ShardKey, ShardResult, fingerprint, split_infos
-from dataflow.splits import FrameRanges, Splits
-from tfds_builders.differences import DifferenceLoader, ImageFormat
-from tfds_builders.planning import plan_shards
-from tfds_builders.source import Loader, Source
+from dataflow.shards import FileFormat, ShardFormat, ShardKey, ShardResult, fingerprint, split_infos
+from dataflow.splits import FrameRanges
+from tfds_builders.audit.files import write_audit
+from tfds_builders.croissant import CROISSANT, croissant
+from tfds_builders.differences import DifferenceLoader, ImageFormat, shard_to_line
+from tfds_builders.directory import next_to, replace_directory, sign, sweep, unsign, write_json
+from tfds_builders.ingest_options import IngestOptions
+from tfds_builders.planning import Plan, plan_shards
+from tfds_builders.reuse import input_digests, same_shards, save_inputs, take_shards, without_shards
+from tfds_builders.source import Loader, Reference, Source
+from tfds_builders.whole_source import whole_source_findings
 
 VERSION = "1.0.0"
-_OWNER = ".owner.json"
+# Another version of this package may make other examples of the same inputs.
+_SIGNATURE = f"shardbox {version('shardbox')}, schema {SCHEMA_VERSION}"
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,8 @@ class Planned:
 
     job: ShardJob
     num_bytes: int
-    quarantined: tuple[str, ...]
-    findings: tuple[Finding, ...]
+    quarantined: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 class RefusedError(DataRefusedError):
@@ -68,17 +74,20 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
 
     VERSION = tfds.core.Version(VERSION)
 
-    def __init__(self, *, name: str, out: Path, policy: Policy, running: Running) -> None:
+    def __init__(
+        self, *, name: str, out: Path, policy: Policy, running: Running, file_format: FileFormat, update: bool
+    ) -> None:
+        """`update`: a dataset that is there already is brought up to date, by writing what has changed."""
         self.name = name
-        self._policy, self._running = policy, running
+        self._policy, self._running, self._file_format = policy, running, file_format
         self._planned: Planned | None = None
-        target = out / name / VERSION
+        self._update, self._updated = update, False
         try:
-            super().__init__(data_dir=out, file_format="tfrecord")
+            super().__init__(data_dir=out, file_format=file_format)
         except (json_format.Error, ValueError, TypeError, KeyError) as error:  # TFDS reads what is there already.
-            if not target.exists():
+            if not self._target.exists():
                 raise
-            raise UsageError(f"{target} is already there, and damaged", "delete it") from error
+            raise UsageError(f"{self._target} is already there, and damaged", "delete it") from error
 
     @abstractmethod
     def _shard_format(self) -> ShardFormat: ...
@@ -90,20 +99,38 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
     def _origin(self) -> Mapping[str, Any]:
         """`source` and `options` of the manifest."""
 
+    @abstractmethod
+    def _whole_findings(self, results: Sequence[ShardResult]) -> Iterable[Finding]:
+        """What only the whole of the dataset tells."""
+
+    @abstractmethod
+    def _image_paths(self, image_ids: Collection[str]) -> Mapping[str, Path]:
+        """The image files of some examples, to show them beside their findings."""
+
+    def _build_data_dir(self, given_data_dir: str | None) -> tuple[str, str]:
+        """TFDS's choice of directories; an update is made beside the dataset, of which TFDS then knows nothing."""
+        root, directory = super()._build_data_dir(given_data_dir)
+        self._target = Path(directory)
+        sweep(self._target)
+        self._updated = self._update and self._target.exists()
+        return root, str(next_to(self._target)) if self._updated else directory
+
     def prepare(self) -> PreparedDataset:
         """Run the job and return the dataset it made.
 
+        An updated dataset is the same, byte for byte, as one made anew with the same options.
+
         Raises:
             RefusedError: the policy is `fail` and something was found, or nothing could be prepared.
-            UsageError: the directory is already there.
+            UsageError: the directory is already there and not to be updated.
         """
-        target = Path(self.data_dir)
-        if target.exists():
-            raise UsageError(f"{target} is already there", "delete it, or choose another --out or --name")
+        target = self._target
+        if target.exists() and not self._updated:
+            remedy = "bring it up to date with --update, delete it, or choose another --out or --name"
+            raise UsageError(f"{target} is already there", remedy)
         check_runner(self._running.runner, self._running.arguments)
         # Planned before TFDS makes any directory: most mistakes show here.
         self._planned = self._plan()
-        _sweep(target.parent)
         try:
             self.download_and_prepare()
         finally:
@@ -114,8 +141,10 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
     def download_and_prepare(self, **options: Any) -> None:
         """TFDS's own, which does nothing where the dataset is there already."""
         super().download_and_prepare(**options)
+        if self._updated:
+            replace_directory(self._target, Path(self.data_dir))
         # Only now: a job killed while TFDS finished its directory must still have been known as dead.
-        (Path(self.data_dir) / _OWNER).unlink(missing_ok=True)
+        unsign(self._target)
 
     def _info(self) -> tfds.core.DatasetInfo:
         shard_format = self._shard_format()
@@ -138,11 +167,10 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
         """TFDS calls this with `data_dir` pointing to a temporary directory."""
         directory = Path(self.data_dir)
-        _write_json(directory / _OWNER, {"host": socket.gethostname(), "pid": os.getpid()})
+        sign(directory)
         planned = self._planned or self._plan()
-        with watch_directory(directory, planned.num_bytes, f"preparing {self.name}"):
-            results = run_shard_job(planned.job, directory, self._running.runner, self._running.arguments)
-        audit = _audit(planned, results)
+        results = self._run(planned, directory)
+        audit = self._audit(planned, results)
         if self._policy == "fail" and audit.errors:
             raise RefusedError(
                 f"refused: {len(audit.errors)} errors, the first {audit.errors[0]}",
@@ -152,11 +180,35 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
         if not audit.images_prepared:
             first = audit.errors[0] if audit.errors else "there are no images"
             raise RefusedError(f"nothing could be prepared: {first}", "mend the source", audit)
-        self._finish(directory, planned.job.shard_format, results, audit)
+        self._finish(directory, planned, results, audit)
 
-    def _finish(self, directory: Path, shard_format: ShardFormat, results: Sequence[ShardResult], audit: Audit) -> None:
+    def _run(self, planned: Planned, directory: Path) -> list[ShardResult]:
+        """The results of all shards: of those that stay as they were, and of those that the job writes."""
+        job, kept = planned.job, list[ShardResult]()
+        if self._updated:
+            kept = same_shards(self._target, input_digests(job, _SIGNATURE))
+            take_shards(self._target, directory, kept)
+            job = without_shards(job, kept)
+        with watch_directory(directory, planned.num_bytes, f"preparing {self.name}"):
+            written = run_shard_job(job, directory, self._running.runner, self._running.arguments)
+        return sorted([*kept, *written], key=lambda result: (result.split, result.index))
+
+    def _audit(self, planned: Planned, results: Sequence[ShardResult]) -> Audit:
+        quarantined = [image_id for result in results for image_id in result.quarantined]
+        findings = [finding for result in results for finding in result.findings]
+        whole = self._whole_findings(results)
+        return Audit(
+            images_prepared=sum(result.count for result in results),
+            images_quarantined=len(quarantined) + len(planned.quarantined),
+            findings=sorted_findings([*planned.findings, *findings, *whole]),
+            quarantined=tuple(sorted([*planned.quarantined, *quarantined])),
+        )
+
+    def _finish(self, directory: Path, planned: Planned, results: Sequence[ShardResult], audit: Audit) -> None:
+        shard_format = planned.job.shard_format
         self.info.set_splits(splits_lib.SplitDict(split_infos(results, shard_format, directory)))
-        _write_json(directory / AUDIT, audit.to_json())
+        write_audit(directory, audit, self.name, self._image_paths({f.image_id for f in audit.findings if f.image_id}))
+        save_inputs(directory, input_digests(planned.job, _SIGNATURE), results)
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "fingerprint": fingerprint(shard_format.categories, shard_format.kind, results),
@@ -170,7 +222,8 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
             "splits": _manifest_splits(results),
             **self._origin(),
         }
-        _write_json(directory / MANIFEST, manifest)
+        write_json(directory / MANIFEST, manifest)
+        write_json(directory / CROISSANT, croissant(self.info, manifest))
 
 
 class SourceBuilder(ShardBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -182,31 +235,59 @@ class SourceBuilder(ShardBuilder, skip_registration=True):  # type: ignore[call-
         *,
         name: str,
         out: Path,
-        splits: Splits | None = None,
-        seed: int = 0,
-        policy: Policy = "quarantine",
+        options: IngestOptions = IngestOptions(),
         running: Running = Running(),
         origin: Mapping[str, Any] | None = None,
+        update: bool = False,
     ) -> None:
-        self._source, self._splits, self._seed = source, splits, seed
+        self._source, self._options = source, options
         self._manifest_origin = dict(origin or {"source": name, "options": {}})
-        super().__init__(name=name, out=out, policy=policy, running=running)
+        self._plan_made: Plan | None = None
+        super().__init__(
+            name=name, out=out, policy=options.policy, running=running, file_format=options.file_format, update=update
+        )
 
     def _shard_format(self) -> ShardFormat:
-        return ShardFormat(self.name, self._source.categories, self._source.kind)
+        return ShardFormat(self.name, self._source.categories, self._source.kind, self._options.file_format)
 
     def _origin(self) -> Mapping[str, Any]:
-        return self._manifest_origin
+        assert self._plan_made is not None
+        options = {**self._manifest_origin["options"], "seed": self._plan_made.seed}
+        return {**self._manifest_origin, "options": options}
 
     def _plan(self) -> Planned:
-        if isinstance(self._splits, FrameRanges) and getattr(self._source, "ranges", None) != self._splits:
-            raise UsageError("--splits by frame numbers", "only sequences of frames (--format mot) have them")
+        wanted = self._options.plan
+        if isinstance(wanted.splits, FrameRanges) and getattr(self._source, "ranges", None) != wanted.splits:
+            raise UsageError("--splits by frame numbers", "only sequences of frames (mot, virat) have them")
+        if wanted.seed is None:
+            wanted = replace(wanted, seed=_earlier_seed(self._target))
         listing = self._source.scan()
-        plan = plan_shards(listing.references, self._splits, self._seed)
-        loader = Loader(self._source, repair=self._policy == "repair")
-        job = ShardJob(self._shard_format(), plan.shards, plan.inputs, loader, len(plan.inputs))
-        num_bytes = sum(reference.num_bytes for _, reference in plan.inputs)
+        plan = self._plan_made = plan_shards(listing.references, wanted, self._class_ids)
+        lines = {key: [reference.to_line() for reference in references] for key, references in plan.inputs.items()}
+        expected = sum(len(references) for references in plan.inputs.values())
+        job = ShardJob(self._shard_format(), lines, Loader(self._source, self._options.checks), expected)
+        num_bytes = sum(reference.num_bytes for references in plan.inputs.values() for reference in references)
         return Planned(job, num_bytes, plan.quarantined, listing.findings + plan.findings)
+
+    def _class_ids(self, reference: Reference) -> list[int]:
+        """The classes that an image shows, none where it cannot be read."""
+        checks = replace(self._options.checks, level="header")
+        [outcome] = Loader(self._source, checks)([reference.to_line()])
+        return outcome.example["objects"]["label"].tolist() if outcome.example else []
+
+    def _whole_findings(self, results: Sequence[ShardResult]) -> Iterable[Finding]:
+        assert self._plan_made is not None
+        by_user = isinstance(self._options.plan.splits, FrameRanges)
+        return whole_source_findings(self._plan_made.inputs, results, self._source.categories, by_user)
+
+    def _image_paths(self, image_ids: Collection[str]) -> Mapping[str, Path]:
+        assert self._plan_made is not None
+        return {
+            reference.image_id: self._source.image_path(reference)
+            for references in self._plan_made.inputs.values()
+            for reference in references
+            if reference.image_id in image_ids
+        }
 
 
 class DifferencesBuilder(ShardBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -222,16 +303,18 @@ class DifferencesBuilder(ShardBuilder, skip_registration=True):  # type: ignore[
         image_format: ImageFormat = "jpeg",
         policy: Policy = "quarantine",
         running: Running = Running(),
+        update: bool = False,
     ) -> None:
         if pairs.layout.kind == "images":
             raise UsageError(f"{pairs.path} holds single images, no pairs", "ingest with --pair-gap to make pairs")
         if pairs.layout.kind == "differences":
             raise UsageError(f"{pairs.path} already holds differences", "give the dataset of pairs it was made from")
         self._pairs, self._mode, self._image_format = pairs, mode, image_format
-        super().__init__(name=name, out=out, policy=policy, running=running)
+        file_format = pairs.file_format
+        super().__init__(name=name, out=out, policy=policy, running=running, file_format=file_format, update=update)
 
     def _shard_format(self) -> ShardFormat:
-        return ShardFormat(self.name, self._pairs.categories, "differences")
+        return ShardFormat(self.name, self._pairs.categories, "differences", self._pairs.file_format)
 
     def _origin(self) -> Mapping[str, Any]:
         return {
@@ -244,26 +327,31 @@ class DifferencesBuilder(ShardBuilder, skip_registration=True):  # type: ignore[
         }
 
     def _plan(self) -> Planned:
-        inputs: list[tuple[ShardKey, Shard]] = []
-        for split in self._pairs.splits:
-            shards = self._pairs.shards(split)
-            inputs += [(ShardKey(split, shard.index, len(shards)), shard) for shard in shards]
+        shards = [shard for split in self._pairs.splits for shard in self._pairs.shards(split)]
+        of = Counter(shard.split for shard in shards)
+        digests = self._pairs.shard_digests
+        inputs = {
+            ShardKey(shard.split, shard.index, of[shard.split]): [
+                shard_to_line(shard, digests.get(shard.path.name, ""))
+            ]
+            for shard in shards
+        }
         loader = DifferenceLoader(self._pairs.path, self._mode, self._image_format)
-        keys = tuple(key for key, _ in inputs)
-        expected = sum(shard.count for _, shard in inputs)
-        job = ShardJob(self._shard_format(), keys, tuple(inputs), loader, expected)
-        return Planned(job, sum(shard.path.stat().st_size for _, shard in inputs), (), ())
+        job = ShardJob(self._shard_format(), inputs, loader, sum(shard.count for shard in shards))
+        return Planned(job, sum(shard.path.stat().st_size for shard in shards))
+
+    def _whole_findings(self, results: Sequence[ShardResult]) -> Iterable[Finding]:
+        return ()
+
+    def _image_paths(self, image_ids: Collection[str]) -> Mapping[str, Path]:
+        return {}  # They are in the shards.
 
 
-def _audit(planned: Planned, results: Sequence[ShardResult]) -> Audit:
-    quarantined = [image_id for result in results for image_id in result.quarantined]
-    findings = [finding for result in results for finding in result.findings]
-    return Audit(
-        images_prepared=sum(result.count for result in results),
-        images_quarantined=len(quarantined) + len(planned.quarantined),
-        findings=sorted_findings([*planned.findings, *findings]),
-        quarantined=tuple(sorted([*planned.quarantined, *quarantined])),
-    )
+def _earlier_seed(target: Path) -> int | None:
+    """The seed that an earlier build of this dataset split its scenes with."""
+    path = target / MANIFEST
+    seed = json.loads(path.read_text(encoding="utf-8")).get("options", {}).get("seed") if path.is_file() else None
+    return seed if isinstance(seed, int) else None
 
 
 def _manifest_splits(results: Sequence[ShardResult]) -> dict[str, Any]:
@@ -272,41 +360,6 @@ def _manifest_splits(results: Sequence[ShardResult]) -> dict[str, Any]:
         split = splits.setdefault(result.split, {"count": 0, "shards": []})
         split["count"] += result.count
         split["shards"].append(
-            {"file": result.file, "count": result.count, "bytes": result.num_bytes, "sha256": result.sha256}
+            {"file": result.file, "count": result.count, "bytes": result.num_bytes, "digest": result.digest}
         )
     return splits
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    # The source's own path may hold bytes that are no UTF-8: they become JSON escapes.
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-    partial.replace(path)
-
-
-def _sweep(directory: Path) -> None:
-    """Remove what killed jobs left here: temporary directories whose process is gone."""
-    for path in directory.glob(f"{constants.INCOMPLETE_PREFIX}*_{VERSION}"):
-        owner = path / _OWNER
-        if not owner.is_file():
-            # Killed before it had written its name.
-            if not {entry.name for entry in path.iterdir()} - {f"{_OWNER}.partial"}:
-                shutil.rmtree(path)
-            continue
-        made_by = json.loads(owner.read_text(encoding="utf-8"))
-        pid = int(made_by["pid"])
-        # Our own number: in a container every job may run under the same one.
-        if made_by["host"] == socket.gethostname() and (pid == os.getpid() or not _alive(pid)):
-            shutil.rmtree(path)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

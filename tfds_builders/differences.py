@@ -1,15 +1,16 @@
 """Pairs to differences: what the workers of `shardbox diff` run."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from dataflow.errors import ShardboxError
 from dataflow.findings import Code, Finding
 from dataflow.image_diff import DiffMode, SizeMismatchError, difference
 from dataflow.images import decode_rgb, encode_jpeg, encode_png
-from dataflow.prepared import PreparedDataset
+from dataflow.prepared import PreparedDataset, Shard
 from dataflow.records import FramePair
 from dataflow.schema import pair_to_example
 from dataflow.shards import Outcome
@@ -17,6 +18,11 @@ from dataflow.tfrecord import CorruptRecordError
 
 ImageFormat = Literal["jpeg", "png"]
 IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
+
+
+def shard_to_line(shard: Shard, digest: str) -> str:
+    """A shard of pairs as a line of a plan; its digest tells later whether it is still the same."""
+    return json.dumps([shard.split, shard.index, digest])
 
 
 @dataclass(frozen=True)
@@ -27,10 +33,12 @@ class DifferenceLoader:
     mode: DiffMode
     image_format: ImageFormat
 
-    def __call__(self, shards: Any) -> Iterator[Outcome]:
+    def __call__(self, lines: Sequence[str]) -> Iterator[Outcome]:
         """One outcome per pair; one that cannot be decoded, differs in size or lies behind damage is quarantined."""
         dataset = PreparedDataset(self.pairs)
-        for shard in sorted(shards, key=lambda shard: shard.index):
+        for line in lines:
+            split, index, _ = json.loads(line)
+            shard = dataset.shards(split)[index]
             done = 0
             try:
                 for pair in dataset.shard_pairs(shard):
@@ -44,7 +52,7 @@ class DifferenceLoader:
 
     def _outcome(self, pair: FramePair) -> Outcome:
         try:
-            before, after = decode_rgb(pair.before.image), decode_rgb(pair.after.image)
+            before, after = (decode_rgb(frame.image, frame.orientation) for frame in (pair.before, pair.after))
             image = difference(before, after, self.mode)
         except ShardboxError as error:
             mismatch = isinstance(error, SizeMismatchError)

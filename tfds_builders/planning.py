@@ -1,46 +1,86 @@
 """The plan of an ingestion: which split and shard every image goes to."""
 
+import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from dataflow.errors import UsageError
 from dataflow.findings import Code, Finding
-from dataflow.shards import ShardKey, shard_count, shard_of
+from dataflow.shards import ShardKey, place_in_shard, shard_count, shard_of
 from dataflow.splits import DEFAULT, Fractions, FrameRanges, Splits, split_of_group
 from tfds_builders.source import Reference
+from tfds_builders.stratify import balanced_seed
+
+ClassIds = Callable[[Reference], Sequence[int]]
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What decides where an image goes.
+
+    `splits`: the user's wish; None for the source's own, else 80/20. `seed`: another one puts other scenes into the
+    splits; None for the first that balances the classes (see `stratify`). `scenes`: what makes images one scene: None
+    for what the source says, "folder" for the folder of the image id, or a regular expression, found in the id, whose
+    first group (or whole match) names the scene. `shards`: shards of each split; None to choose by bytes.
+    """
+
+    splits: Splits | None = None
+    seed: int | None = None
+    scenes: str | None = None
+    shards: int | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every reference with its shard, the shards, and what was found while planning."""
+    """The references of every shard in their order, and what was found while planning."""
 
-    shards: tuple[ShardKey, ...]
-    inputs: tuple[tuple[ShardKey, Reference], ...]
+    inputs: dict[ShardKey, list[Reference]]
     quarantined: tuple[str, ...]
     findings: tuple[Finding, ...]
+    seed: int
+    """The seed that the splits were made with."""
 
 
-def plan_shards(references: Sequence[Reference], splits: Splits | None, seed: int) -> Plan:
-    """Give every reference a split and a shard.
+def plan_shards(references: Sequence[Reference], options: PlanOptions, class_ids: ClassIds) -> Plan:
+    """Give every reference a split and a shard. `class_ids` says which classes an image shows.
 
-    `splits` given by the user decide; else those of the source; else 80/20 by scene. Of references with one id the
-    first is kept and the others are quarantined.
+    Of references with one id the first is kept and the others are quarantined.
 
     Raises:
-        UsageError: a split that was asked for would be empty.
+        UsageError: a split that was asked for would be empty, or options that make no sense.
     """
-    kept, quarantined, findings = _distinct(references)
-    by_split = _by_split(kept, splits, seed)
-    shards: list[ShardKey] = []
-    inputs: list[tuple[ShardKey, Reference]] = []
+    kept, quarantined, findings = _distinct(_in_scenes(references, options.scenes))
+    by_split, seed = _by_split(kept, options, class_ids)
+    inputs: dict[ShardKey, list[Reference]] = {}
     for split in sorted(by_split):
         members = by_split[split]
-        of = shard_count(sum(reference.num_bytes for reference in members), len(members))
-        keys = [ShardKey(split, index, of) for index in range(of)]
-        shards += keys
-        inputs += [(keys[shard_of(reference.image_id, of)], reference) for reference in members]
-    return Plan(tuple(shards), tuple(inputs), quarantined, findings)
+        of = options.shards or shard_count(sum(reference.num_bytes for reference in members), len(members))
+        inputs |= {ShardKey(split, index, of): [] for index in range(of)}
+        for reference in sorted(members, key=lambda reference: place_in_shard(reference.image_id)):
+            inputs[ShardKey(split, shard_of(reference.image_id, of), of)].append(reference)
+    return Plan(inputs, quarantined, findings, seed)
+
+
+def _in_scenes(references: Sequence[Reference], scenes: str | None) -> Sequence[Reference]:
+    """The references with the scenes that the user wants."""
+    if scenes is None:
+        return references
+    if scenes == "folder":
+        return [replace(r, group_id=r.image_id.rpartition("/")[0] or r.image_id) for r in references]
+    try:
+        pattern = re.compile(scenes)
+    except re.error as error:
+        raise UsageError(f"--scenes {scenes}: {error}", "write `folder`, or a regular expression") from error
+    named = []
+    for reference in references:
+        match = pattern.search(reference.image_id)
+        if match is None:
+            raise UsageError(
+                f"--scenes {scenes} matches nothing in the image id {reference.image_id!r}", "extend the expression"
+            )
+        named.append(replace(reference, group_id=match[1] if pattern.groups and match[1] else match[0]))
+    return named
 
 
 def _distinct(references: Sequence[Reference]) -> tuple[list[Reference], tuple[str, ...], tuple[Finding, ...]]:
@@ -63,32 +103,38 @@ def _distinct(references: Sequence[Reference]) -> tuple[list[Reference], tuple[s
     return list(seen.values()), tuple(reference.image_id for reference in twice), findings
 
 
-def _by_split(references: Sequence[Reference], splits: Splits | None, seed: int) -> dict[str, list[Reference]]:
-    by_split: dict[str, list[Reference]] = {}
-    if splits is None and len({reference.group_id for reference in references}) == 1:
+def _by_split(
+    references: Sequence[Reference], options: PlanOptions, class_ids: ClassIds
+) -> tuple[dict[str, list[Reference]], int]:
+    """References by split, and the seed that was used."""
+    splits, by_split = options.splits, dict[str, list[Reference]]()
+    scenes = {reference.group_id for reference in references}
+    if splits is None and len(scenes) == 1 and all(reference.split is None for reference in references):
         # One scene and no wish: it trains. Its hash might as well have put all of it into validation.
-        return {"train": list(references)}
+        return {"train": list(references)}, options.seed or 0
+    seed = options.seed
+    if seed is None:
+        free = [] if isinstance(splits, FrameRanges) else [r for r in references if splits or r.split is None]
+        seed = balanced_seed(free, splits or DEFAULT, class_ids) if free else 0
     for reference in references:
         by_split.setdefault(_split(reference, splits, seed), []).append(reference)
-    if splits is None:
-        return by_split
-    for name in splits.names:
+    for name in splits.names if splits else ():
         if name not in by_split:
             raise UsageError(f"the split {name!r} would be empty", _remedy(references, splits))
-    return by_split
+    return by_split, seed
 
 
 def _split(reference: Reference, splits: Splits | None, seed: int) -> str:
     if isinstance(splits, FrameRanges):
         if reference.split is None:
-            raise UsageError("--splits by frame numbers", "only sequences of frames (--format mot) have them")
+            raise UsageError("--splits by frame numbers", "only sequences of frames (mot, virat) have them")
         return reference.split
     if splits is None and reference.split is not None:
         return reference.split
     return split_of_group(reference.group_id, splits or DEFAULT, seed)
 
 
-def _remedy(references: Sequence[Reference], splits: Splits) -> str:
+def _remedy(references: Sequence[Reference], splits: Splits | None) -> str:
     scenes = Counter(reference.group_id for reference in references)
     if isinstance(splits, Fractions) and len(scenes) < 2 * len(splits.names):
         return (

@@ -1,35 +1,84 @@
 """What every source format provides: references to list, and a way to load one on a worker."""
 
-from collections.abc import Iterator
+import json
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from dataflow.findings import Finding, printable
 from dataflow.records import Categories
 from dataflow.schema import Kind
-from dataflow.shards import Outcome, place_in_shard
+from dataflow.shards import Outcome
+
+ExifPolicy = Literal["apply", "ignore", "refuse"]
+EXIF_POLICIES: tuple[ExifPolicy, ...] = get_args(ExifPolicy)
+# Decoding leaves Python's lock alone; more threads than this are of no use to the one that writes.
+_THREADS = min(4, os.cpu_count() or 1)
+CheckLevel = Literal["decode", "header"]
+CHECK_LEVELS: tuple[CheckLevel, ...] = get_args(CheckLevel)
+
+
+@dataclass(frozen=True)
+class Checks:
+    """How images are looked at on workers.
+
+    `exif`: boxes are on the upright image (apply), on the pixels as stored (ignore), or turned images are kept out
+    (refuse). `level`: every pixel is decoded, or the header and the end of the file are looked at.
+    """
+
+    repair: bool = False
+    exif: ExifPolicy = "apply"
+    level: CheckLevel = "decode"
 
 
 @dataclass(frozen=True)
 class Reference:
-    """One example to be: enough to load it on any worker, small enough to shuffle a million of them."""
+    """One example to be: enough to load it on any worker, small enough for millions of them."""
 
     image_id: str
     group_id: str
     num_bytes: int
     """Size of its image files, from which the number of shards follows."""
     payload: Any
-    """What the format needs to load it."""
+    """What the format needs to load it: plain JSON data (None, numbers, texts, lists, dictionaries with text keys)."""
     file: str = ""
     """Its image file relative to the source root, for findings."""
     split: str | None = None
     """The split the source itself puts it in."""
+    stamp: str = ""
+    """Sizes and times of the files that loading it reads (see `file_stamp`): while it stays, so does the example."""
 
     def __post_init__(self) -> None:
         for name in ("image_id", "group_id", "file"):
             object.__setattr__(self, name, printable(getattr(self, name)))
+
+    def to_line(self) -> str:
+        """One line of JSON, ASCII."""
+        fields = [self.image_id, self.group_id, self.num_bytes, self.payload, self.file, self.split, self.stamp]
+        return json.dumps(fields, separators=(",", ":"))
+
+    @staticmethod
+    def from_line(line: str) -> "Reference":
+        """The reference that `to_line` wrote."""
+        return Reference(*json.loads(line))
+
+
+def file_stamp(*paths: Path) -> str:
+    """Size and time of change of each file, or "-" where there is none: what rsync and make go by, too."""
+    stamps = []
+    for path in paths:
+        try:
+            status = path.stat()
+            stamps.append(f"{status.st_size}.{status.st_mtime_ns}")
+        except (OSError, ValueError):  # ValueError: a name that no file can have.
+            stamps.append("-")
+    return " ".join(stamps)
 
 
 @dataclass(frozen=True)
@@ -61,21 +110,40 @@ class Source(Protocol):
         """Every image (or pair) of the source, in sorted order, and findings about the source as a whole."""
         ...
 
-    def load(self, reference: Reference, repair: bool) -> Outcome:
-        """Read, check and convert one image (or pair); what can be repaired is, when `repair`."""
+    def load(self, reference: Reference, checks: Checks) -> Outcome:
+        """Read, check and convert one image (or pair); what can be repaired is, when `checks.repair`.
+
+        It may depend on nothing but the reference (with the files of its stamp), the checks, and those fields of the
+        source that its `repr` shows: an update keeps what was made of the same.
+        """
+        ...
+
+    def image_path(self, reference: Reference) -> Path:
+        """Its image file; of a pair, the after frame."""
         ...
 
 
 @dataclass(frozen=True)
 class Loader:
-    """The references of one shard to outcomes, in their place order. Runs on workers."""
+    """The references of one shard, a line each, to outcomes, in the same order. Runs on workers."""
 
     source: Source
-    repair: bool
+    checks: Checks
 
-    def __call__(self, references: Any) -> Iterator[Outcome]:
-        """One outcome per reference."""
-        for reference in sorted(references, key=lambda reference: place_in_shard(reference.image_id)):
-            with np.errstate(all="ignore"):  # Numbers too large for a box become findings, not warnings.
-                outcome = self.source.load(reference, self.repair)
-            yield outcome
+    def __call__(self, lines: Sequence[str]) -> Iterator[Outcome]:
+        """One outcome per reference. Pixels are decoded in threads, a few images ahead of the one that is written."""
+        if self.checks.level == "header":
+            yield from map(self._load, lines)
+            return
+        with ThreadPoolExecutor(_THREADS) as pool:
+            ahead: deque[Future[Outcome]] = deque()
+            for line in lines:
+                ahead.append(pool.submit(self._load, line))
+                if len(ahead) > 2 * _THREADS:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+    def _load(self, line: str) -> Outcome:
+        with np.errstate(all="ignore"):  # Numbers too large for a box become findings, not warnings.
+            return self.source.load(Reference.from_line(line), self.checks)

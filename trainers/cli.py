@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,6 +34,9 @@ _EXTRAS = {
     "sklearn": "analyse",
 }
 
+_ABOUT_DATA = ("ingest", "diff", "export", "diff-datasets")
+_FORMATS = ("yolo", "coco", "voc", "mot", "virat", "labelme", "cvat", "pairs")
+
 Command = Callable[[argparse.Namespace], dict[str, Any]]
 
 
@@ -57,9 +61,8 @@ def _command(name: str) -> Command:
     """A command by name, imported when it is called: `shardbox --help` must answer at once."""
 
     def call(arguments: argparse.Namespace) -> dict[str, Any]:
-        from trainers import commands
-
-        result: dict[str, Any] = getattr(commands, name)(arguments)
+        module = import_module("trainers.data_commands" if name in _ABOUT_DATA else "trainers.commands")
+        result: dict[str, Any] = getattr(module, name.replace("-", "_"))(arguments)
         return result
 
     return call
@@ -74,7 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-    for add in (_add_ingest, _add_diff, _add_train, _add_predict, _add_evaluate, _add_browse, _add_demo):
+    about_data = (_add_ingest, _add_diff, _add_export, _add_diff_datasets)
+    for add in (*about_data, _add_train, _add_predict, _add_evaluate, _add_browse, _add_demo):
         add(commands)
     return parser
 
@@ -89,6 +93,9 @@ def _add(commands: Any, name: str, summary: str, reads: str = "") -> argparse.Ar
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--update", action="store_true", help="bring a dataset that is there up to date: rewrite only what changed"
+    )
     parser.add_argument(
         "--on-finding",
         choices=("fail", "quarantine", "repair"),
@@ -105,7 +112,7 @@ def _add_ingest(commands: Any) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="directory (or file) of the annotated images")
     parser.add_argument(
         "--format",
-        choices=("auto", "yolo", "coco", "voc", "mot"),
+        choices=("auto", *_FORMATS),
         default="auto",
         help="how SOURCE is annotated (default auto: by what it holds)",
     )
@@ -117,12 +124,40 @@ def _add_ingest(commands: Any) -> None:
         help="train=0.8,validation=0.2: shares of the scenes; train=1-150,validation=151-200: frames of a sequence "
         "(default: the splits of SOURCE, or 80/20)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="another seed puts other scenes into the splits")
-    parser.add_argument("--names", help="yolo, voc, mot: class names a,b,c where SOURCE has none")
+    parser.add_argument(
+        "--seed", type=int, help="splits by this seed (default: the first that gives every split its classes)"
+    )
+    parser.add_argument(
+        "--scenes",
+        metavar="SCENES",
+        help="images of one scene stay in one split: `folder` of the image, or a regular expression whose first group "
+        "names the scene in the image id (default: every image is one; sequences and pair lists know theirs)",
+    )
+    parser.add_argument("--names", help="class names a,b,c where SOURCE has none")
     parser.add_argument("--images", type=Path, metavar="DIR", help="coco: where the images are")
-    pairs = parser.add_argument_group("before/after pairs (mot)")
+    parser.add_argument(
+        "--exif",
+        choices=("apply", "ignore", "refuse"),
+        default="apply",
+        help="photographs with an EXIF orientation: boxes are on the upright image (default), or on the pixels as "
+        "stored, or keep such photographs out",
+    )
+    parser.add_argument(
+        "--check",
+        choices=("decode", "header"),
+        default="decode",
+        help="decode every pixel to find damage and look-alikes (default), or look at header and end of file only",
+    )
+    parser.add_argument("--shards", type=int, metavar="N", help="files of each split (default: 64 to 128 MiB each)")
+    parser.add_argument(
+        "--file-format",
+        choices=("tfrecord", "array_record"),
+        default="tfrecord",
+        help="array_record: random access without TensorFlow (default tfrecord)",
+    )
+    pairs = parser.add_argument_group("before/after pairs (mot, virat, pairs)")
     pairs.add_argument(
-        "--pair-gap", type=int, metavar="K", help="pair frame i with frame i + K; targets are what moved"
+        "--pair-gap", type=int, metavar="K", help="mot, virat: pair frame i with frame i + K; targets are what moved"
     )
     pairs.add_argument(
         "--moved-iou",
@@ -153,6 +188,18 @@ def _add_diff(commands: Any) -> None:
         "--format", choices=("jpeg", "png"), default="jpeg", help="jpeg: quality 95, 4:4:4 (default); png: lossless"
     )
     _add_running(parser)
+
+
+def _add_export(commands: Any) -> None:
+    parser = _add(commands, "export", "Turn a prepared dataset into an annotation format", "prepared dataset")
+    parser.add_argument("--format", choices=_FORMATS, required=True, help="what to write")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory to write")
+    parser.add_argument("--split", help="split to export (default: all)")
+
+
+def _add_diff_datasets(commands: Any) -> None:
+    parser = _add(commands, "diff-datasets", "Say what changed between two prepared datasets", "prepared dataset")
+    parser.add_argument("other", type=Path, metavar="OTHER", help="prepared dataset to compare it with")
 
 
 def _add_train(commands: Any) -> None:

@@ -81,13 +81,13 @@ def boxes_in_frame(boxes: Boxes, frame: Frame) -> Boxes:
     return clip_boxes(np.concatenate([carried.min(axis=1), carried.max(axis=1)], axis=1), frame.record.size)
 
 
-def aligned_pixels(frame: Frame, example: Example, apply_exif: bool = True) -> RgbImage:
+def aligned_pixels(frame: Frame, example: Example) -> RgbImage:
     """Pixels (H, W, 3) of a frame, warped to where the boxes are; black where the frame does not reach.
 
     Raises:
         ImageError: the picture cannot be decoded.
     """
-    pixels = decode_rgb(frame.record.image, apply_exif=apply_exif)
+    pixels = decode_rgb(frame.record.image, frame.record.orientation)
     if frame.homography is None:
         return pixels
     height, width = example.record.size

@@ -39,12 +39,10 @@ def read_panels(
         image_id = example_image_id(parsed, dataset.layout, position)
         if image_id in wanted:
             example = to_example(parsed, dataset.layout, position)
-            # The boxes of datasets that are not ours refer to the pixels as stored: TFDS knows no EXIF.
-            upright = dataset.layout.is_ours
             yield (
                 image_id,
                 tuple(
-                    _panel(_title(frame), aligned_pixels(frame, example, upright), example.record.size)
+                    _panel(_title(frame), aligned_pixels(frame, example), example.record.size)
                     for frame in example.frames
                 ),
             )

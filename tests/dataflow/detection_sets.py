@@ -34,8 +34,8 @@ def random_objects(size: tuple[int, int], n: int, seed: int, crowd: bool = False
 
 def make_record(name: str, height: int, width: int, n: int = 2, seed: int = 0, **picture: Any) -> ImageRecord:
     """A record whose upright image is height x width; `picture` goes to the photograph's factory."""
-    turned = (picture.get("orientation") or 1) >= 5
-    stored = (width, height) if turned else (height, width)
+    orientation = picture.get("orientation") or 1
+    stored = (width, height) if orientation >= 5 else (height, width)
     return ImageRecord(
         image_id=name,
         image=picture.pop("image", None) or photograph(*stored, seed=seed, **picture),
@@ -45,6 +45,7 @@ def make_record(name: str, height: int, width: int, n: int = 2, seed: int = 0, *
         group_id=name,
         provenance=f"test:{name}",
         filename=f"{name}.jpg",
+        orientation=orientation,
     )
 
 

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from dataflow.beam_jobs import LostElementsError, ShardJob, check_runner, run_sh
 from dataflow.errors import UsageError
 from dataflow.records import Categories, ImageRecord, no_objects
 from dataflow.schema import record_to_example
-from dataflow.shards import Outcome, ShardFormat, ShardKey, ShardResult, load_results, place_in_shard, shard_of
+from dataflow.shards import Outcome, ShardFormat, ShardKey, ShardResult, load_results, shard_of
 from tests.factories import photograph
 
 FORMAT = ShardFormat("job", Categories(("thing",)), "images")
@@ -26,8 +25,8 @@ class Make:
 
     lose: int | None = None
 
-    def __call__(self, numbers: Sequence[Any]) -> Iterator[Outcome]:
-        for number in sorted(numbers, key=lambda number: place_in_shard(str(number))):
+    def __call__(self, lines: Sequence[str]) -> Iterator[Outcome]:
+        for number in map(int, lines):
             if number == self.lose:
                 continue
             if number % 5 == 0:
@@ -39,8 +38,11 @@ class Make:
 
 def job(n: int = 12, make: Make = Make()) -> ShardJob:
     """Inputs for the shards of `train` (number 2 stays empty) and for one of `validation`."""
-    inputs = [(KEYS[(0, 1, 3)[shard_of(str(number), 3)]], number) for number in range(n)]
-    return ShardJob(FORMAT, KEYS, (*inputs, (KEYS[4], 1000 + n)), make, n + 1)
+    inputs: dict[ShardKey, list[str]] = {key: [] for key in KEYS}
+    for number in range(n):
+        inputs[KEYS[(0, 1, 3)[shard_of(str(number), 3)]]].append(str(number))
+    inputs[KEYS[4]].append(str(1000 + n))
+    return ShardJob(FORMAT, inputs, make, n + 1)
 
 
 def digests(directory: Path) -> dict[str, str]:
@@ -56,11 +58,17 @@ def test_every_shard_is_written_and_counted(tmp_path: Path) -> None:
     assert sorted(digests(tmp_path)) == [result.file for result in results], "nothing else stays"
 
 
-def test_order_of_inputs_does_not_matter(tmp_path: Path) -> None:
-    for name, inputs in (("a", job().inputs), ("b", tuple(reversed(job().inputs)))):
+def test_order_of_shards_does_not_matter(tmp_path: Path) -> None:
+    for name, keys in (("a", KEYS), ("b", tuple(reversed(KEYS)))):
         (tmp_path / name).mkdir()
+        inputs = {key: job().inputs[key] for key in keys}
         run_shard_job(replace(job(), inputs=inputs), tmp_path / name)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_a_plan_of_nothing_is_a_job_of_nothing(tmp_path: Path) -> None:
+    assert run_shard_job(replace(job(), inputs={}, expected=0), tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_several_processes_write_the_same_shards(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Prepared datasets: ours read by TFDS alone, those of TFDS read by us, and what is none."""
 
-import hashlib
 import json
 import os
 import pickle
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 
 from dataflow.boxes import xyxy_to_tfds
 from dataflow.errors import UsageError
@@ -33,7 +33,8 @@ from tests.factories import (
 )
 from tfds_builders.builders import DifferencesBuilder, Running
 from tfds_builders.formats.coco import open_coco
-from tfds_builders.formats.mot import PairOptions, open_mot
+from tfds_builders.formats.mot import open_mot
+from tfds_builders.pairing import PairOptions
 
 # Reads datasets with TFDS alone: importing anything of ours is an error. Arguments: the result, then the datasets.
 READ_WITH_TFDS = """
@@ -47,6 +48,7 @@ class NothingOfOurs:
 sys.meta_path.insert(0, NothingOfOurs())
 import pickle
 import tensorflow_datasets as tfds
+import xxhash
 
 found = {}
 for path in sys.argv[2:]:
@@ -76,7 +78,7 @@ NAMES = ("person", "feu rouge é")
 def images(tmp_path_factory: pytest.TempPathFactory, monkeymodule: pytest.MonkeyPatch) -> PreparedDataset:
     """Images in so many shards that some are empty."""
     root = tmp_path_factory.mktemp("images")
-    monkeymodule.setattr("dataflow.shards.TARGET_SHARD_BYTES", 3000)
+    monkeymodule.setattr("dataflow.shards.LARGEST_SHARD_BYTES", 3000)
     dataset = prepare(open_coco(write_coco(root / "source", PICTURES, NAMES)), root / "out", "images")
     monkeymodule.undo()
     assert any(shard.count == 0 for split in dataset.splits for shard in dataset.shards(split))
@@ -295,4 +297,4 @@ def test_shards_are_those_of_the_manifest(images: PreparedDataset) -> None:
             with shard.path.open("rb") as file:
                 payloads = list(read_records(file))
             assert (shard.path.name, len(payloads)) == (entry["file"], entry["count"])
-            assert hashlib.sha256(b"".join(payloads)).hexdigest() == entry["sha256"]
+            assert xxhash.xxh3_128_hexdigest(b"".join(payloads)) == entry["digest"]

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataflow.errors import UsageError
+from dataflow.example_bytes import ExampleBytes
 from dataflow.records import Categories, Change, FramePair, ImageRecord, Objects, no_objects
 from dataflow.schema import (
     Kind,
@@ -21,7 +22,6 @@ from dataflow.schema import (
     pair_to_example,
     record_to_example,
 )
-from dataflow.shards import Serialiser
 from tests.factories import photograph
 
 NAMES = ("person", "véhicule", "犬")
@@ -33,8 +33,12 @@ def through_bytes(example: dict[str, Any], features: tfds.features.FeaturesDict,
     layout = find_layout(features, "test")
     assert layout.kind == kind
     skip = {name: tfds.decode.SkipDecoding() for name in image_features(layout)}
-    parsed: dict[str, Any] = features.deserialize_example_np(Serialiser(features)(example), decoders=skip)
+    data = ExampleBytes(features)(example) if layout.is_ours else features.serialize_example(example)
+    parsed: dict[str, Any] = features.deserialize_example_np(data, decoders=skip)
     return parsed
+
+
+SEGMENTATIONS = ("", "[[1.0,2.0,3.5,2.0,3.0,4.0]]", '{"size":[4,5],"counts":"0d3"}')
 
 
 @st.composite
@@ -56,12 +60,15 @@ def records(draw: st.DrawFn) -> ImageRecord:
             boxes=np.array(boxes, np.float32),
             category_ids=np.array(draw(ids), np.int64),
             is_crowd=np.array(draw(st.lists(st.booleans(), min_size=n, max_size=n)), np.bool_),
+            is_truncated=np.array(draw(st.lists(st.booleans(), min_size=n, max_size=n)), np.bool_),
+            segmentations=tuple(draw(st.lists(st.sampled_from(SEGMENTATIONS), min_size=n, max_size=n))),
             track_ids=None if tracks is None else np.array(tracks, np.int64),
         ),
         group_id=draw(st.text(max_size=10)),
         provenance="labels/a.txt:1",
         filename=draw(st.text(max_size=10)),
         source_id=draw(st.text(max_size=10)),
+        orientation=draw(st.integers(1, 8)),
     )
 
 
@@ -71,6 +78,8 @@ def assert_same_objects(again: Objects, before: Objects, size: tuple[int, int]) 
     assert again.category_ids.tolist() == before.category_ids.tolist()
     assert again.is_crowd.tolist() == before.is_crowd.tolist()
     assert again.areas.tolist() == before.areas.tolist()
+    assert again.is_truncated.tolist() == before.is_truncated.tolist()
+    assert again.segmentations == before.segmentations
     tracked = before.track_ids is not None and len(before)
     assert (again.track_ids.tolist() if again.track_ids is not None else None) == (
         before.track_ids.tolist() if tracked and before.track_ids is not None else None
@@ -82,7 +91,8 @@ def test_records_return_from_their_bytes(record: ImageRecord) -> None:
     features = build_features(Categories(NAMES), "images")
     parsed = through_bytes(record_to_example(record), features, "images")
     again = example_to_record(parsed, find_layout(features, "test"), "somewhere")
-    for name in ("image_id", "image", "height", "width", "group_id", "provenance", "filename", "source_id"):
+    whole = ("image_id", "image", "height", "width", "group_id", "provenance", "filename", "source_id", "orientation")
+    for name in whole:
         assert getattr(again, name) == getattr(record, name), name
     assert_same_objects(again.objects, record.objects, record.size)
 
@@ -97,7 +107,7 @@ def test_pairs_return_from_their_bytes(record: ImageRecord, with_difference: boo
         track_ids=np.arange(len(record.objects)),
         changes=np.array([Change(1 + i % 3) for i in range(len(record.objects))], np.int64),
     )
-    before = ImageRecord("b", b"other", 7, 9, no_objects(), record.group_id, "x:1", "b.jpg")
+    before = ImageRecord("b", b"other", 7, 9, no_objects(), record.group_id, "x:1", "b.jpg", orientation=6)
     homography = np.array([[1, 0.5, -3], [0, 1, 1e-9], [0, 0, 1]])
     pair = FramePair("pair", before, record, objects, homography, alignment_score=0.75)
     kind: Kind = "differences" if with_difference else "pairs"
@@ -111,6 +121,8 @@ def test_pairs_return_from_their_bytes(record: ImageRecord, with_difference: boo
     assert again.after.filename == record.filename
     assert (again.before.image, again.before.size) == (b"other", (7, 9))
     assert (again.before.image_id, again.before.filename) == ("b", "b.jpg")
+    assert (again.before.orientation, again.after.orientation) == (6, record.orientation)
+    assert parsed["image/orientation"] == (1 if with_difference else record.orientation), "a difference is upright"
     assert_same_objects(again.objects, objects, record.size)
     assert again.objects.changes is not None
     assert again.objects.changes.tolist() == pair.objects.changes.tolist()  # type: ignore[union-attr]
@@ -120,7 +132,7 @@ def test_features_are_those_of_tfds_detection_datasets() -> None:
     features = build_features(Categories(NAMES), "images")
     assert {"image", "image/filename", "image/id", "objects"} <= set(features)
     inner = features["objects"].feature
-    assert {"bbox", "label", "area", "is_crowd", "id"} == set(inner)
+    assert {"bbox", "label", "area", "is_crowd", "is_truncated", "segmentation", "id"} == set(inner)
     assert isinstance(inner["bbox"], tfds.features.BBoxFeature)
     assert inner["label"].names == list(NAMES)
     changes = build_features(Categories(NAMES), "pairs")["objects"].feature["change"]

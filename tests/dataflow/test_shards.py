@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
+from array_record.python.array_record_module import ArrayRecordReader
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,11 +20,12 @@ from dataflow.findings import Code, Finding
 from dataflow.records import Categories, ImageRecord, Objects, no_objects
 from dataflow.schema import record_to_example
 from dataflow.shards import (
-    TARGET_SHARD_BYTES,
+    LARGEST_SHARD_BYTES,
     Outcome,
     ShardFormat,
     ShardKey,
     ShardResult,
+    Sight,
     fingerprint,
     load_results,
     place_in_shard,
@@ -87,7 +90,7 @@ def test_what_a_result_says_is_so(tmp_path: Path) -> None:
         payloads = list(read_records(file))
     assert len(payloads) == result.count == 4
     assert sum(map(len, payloads)) == result.num_bytes
-    assert hashlib.sha256(b"".join(payloads)).hexdigest() == result.sha256
+    assert xxhash.xxh3_128_hexdigest(b"".join(payloads)) == result.digest
     assert result.quarantined == ("kept out",)
     assert result.findings == (FINDING, replace(FINDING, repaired=False))
     assert [path.name for path in tmp_path.iterdir()] == [result.file], "nothing temporary stays"
@@ -122,9 +125,41 @@ def test_results_survive_json(tmp_path: Path) -> None:
 
 
 def test_shard_count() -> None:
-    assert shard_count(0, 0) == shard_count(0, 5) == shard_count(TARGET_SHARD_BYTES, 5) == 1
-    assert shard_count(TARGET_SHARD_BYTES + 1, 5) == 2
-    assert shard_count(100 * TARGET_SHARD_BYTES, 7) == 7, "never more shards than examples"
+    assert shard_count(0, 0) == shard_count(0, 5) == shard_count(LARGEST_SHARD_BYTES, 5) == 1
+    assert shard_count(LARGEST_SHARD_BYTES + 1, 5) == 2
+    assert shard_count(3 * LARGEST_SHARD_BYTES, 100) == shard_count(4 * LARGEST_SHARD_BYTES, 100) == 4
+    assert shard_count(100 * LARGEST_SHARD_BYTES, 7) == 4, "never more shards than examples"
+
+
+@given(st.text(), st.integers(0, 10))
+def test_doubling_divides_shards_and_moves_nothing_else(image_id: str, power: int) -> None:
+    """So a dataset that has doubled is the same as one made anew."""
+    assert shard_of(image_id, 2 ** (power + 1)) // 2 == shard_of(image_id, 2**power)
+
+
+def test_array_record_holds_the_same_and_is_the_same_every_time(tmp_path: Path) -> None:
+    shard_format = replace(FORMAT, file_format="array_record")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, second = (write_shard(tmp_path / name, shard_format, KEY, outcomes()) for name in "ab")
+    assert first == second and first.file == "x-train.array_record-00001-of-00003"
+    assert (tmp_path / "a" / first.file).read_bytes() == (tmp_path / "b" / first.file).read_bytes()
+    assert first.digest == result_of(tmp_path / "tfrecord").digest, "digests are of the examples, not of the file"
+    reader = ArrayRecordReader(str(tmp_path / "a" / first.file))
+    payloads = reader.read(list(range(reader.num_records())))
+    reader.close()
+    assert xxhash.xxh3_128_hexdigest(b"".join(payloads)) == first.digest
+
+
+def test_what_a_shard_shows(tmp_path: Path) -> None:
+    """Classes, regions to ignore, and hashes in the order of the outcomes, those kept out included."""
+    seen = [replace(outcome, sight=Sight(i, 10 + i or None)) for i, outcome in enumerate(outcomes())]
+    seen[4] = replace(seen[4], unknown_classes=(7, 7, 80))
+    result = write_shard(tmp_path, FORMAT, KEY, seen)
+    assert result.objects == {"0": 3, "1": 3} and result.ignored == 0
+    assert result.unknown_classes == {"7": 2, "80": 1}
+    assert np.frombuffer(bytes.fromhex(result.contents), ">u8").tolist() == [0, 1, 2, 3, 4]
+    assert np.frombuffer(bytes.fromhex(result.looks), ">u8").reshape(-1, 2)[:, 1].tolist() == [10, 11, 12, 13, 14]
 
 
 @given(st.text(), st.integers(1, 1000))
@@ -154,7 +189,7 @@ def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
         fingerprint(Categories(("cat", "dog")), "images", [result]),
         fingerprint(Categories(("cat", "犬"), (5, 6)), "images", [result]),
         fingerprint(FORMAT.categories, "pairs", [result]),
-        fingerprint(FORMAT.categories, "images", [replace(result, sha256="0")]),
+        fingerprint(FORMAT.categories, "images", [replace(result, digest="0")]),
         fingerprint(FORMAT.categories, "images", [replace(result, split="test")]),
         fingerprint(FORMAT.categories, "images", [result, replace(result, index=2)]),
     ]

@@ -212,12 +212,32 @@ def test_images_that_share_an_id_are_kept_out(tmp_path: Path) -> None:
     assert load(open_coco(tmp_path), repair=True).quarantined == ["a", "b"]
 
 
-def test_a_file_listed_twice_is_prepared_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a.jpg", "./a.jpg", "x/../a.jpg"])
+def test_a_file_listed_twice_is_prepared_once(name: str, tmp_path: Path) -> None:
+    """The second entry is kept out under a name of its own, so that all three entries are accounted for."""
+    loaded = load_changed(tmp_path, set_in("images", 1, "file_name", to=name))
+    assert loaded.places() == [(Code.LISTED_TWICE, "instances.json", "/images/1/file_name")]
+    assert "at instances.json#/images/0" in loaded.findings[0].value
+    assert (len(loaded.outcomes), loaded.quarantined) == (3, ["instances.json#/images/1"])
+    assert loaded.boxes("a").tolist() == [list(BOX)], "the first entry is prepared"
+    assert load(open_coco(tmp_path), repair=True).quarantined == ["instances.json#/images/1"]
+
+
+def test_a_file_listed_twice_in_the_audit(tmp_path: Path) -> None:
     root = source_with(tmp_path / "source", set_in("images", 1, "file_name", to="a.jpg"))
     dataset = prepare(open_coco(root), tmp_path / "out")
     audit = json.loads((dataset.path / "audit.json").read_text())
-    assert (audit["images_in"], audit["images_prepared"], audit["quarantined"]) == (3, 2, ["a"])
-    assert audit["counts"] == {"duplicate-image-id": 1}
+    assert (audit["images_in"], audit["images_prepared"]) == (3, 2)
+    assert audit["quarantined"] == ["instances.json#/images/1"]
+    assert audit["counts"]["image-listed-twice"] == 1 and "duplicate-image-id" not in audit["counts"]
+
+
+def test_files_that_differ_in_their_suffix_share_an_id(tmp_path: Path) -> None:
+    """Which is a matter of the plan, as in any format."""
+    root = source_with(tmp_path, set_in("images", 1, "file_name", to="a.png"))
+    write(root / "images" / "a.png", photograph(encoding="PNG"))
+    listing = open_coco(root).scan()
+    assert [reference.image_id for reference in listing.references] == ["a", "a", "c"] and not listing.findings
 
 
 @pytest.mark.parametrize(
@@ -262,9 +282,9 @@ def test_the_size_can_be_had_from_the_image(tmp_path: Path) -> None:
         ("SECRET", Code.IMAGE_OUTSIDE_ROOT),
         ("link.jpg", Code.IMAGE_OUTSIDE_ROOT),
         ("\ud800.jpg", Code.IMAGE_UNREADABLE),
-        ("empty.jpg", Code.IMAGE_UNREADABLE),
+        ("empty.jpg", Code.IMAGE_EMPTY),
         ("text.jpg", Code.IMAGE_UNREADABLE),
-        ("cut.jpg", Code.IMAGE_UNREADABLE),
+        ("cut.jpg", Code.IMAGE_TRUNCATED),
     ],
 )
 def test_what_is_wrong_with_a_file(name: str, code: Code, tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """COCO sources: which files they are, where their images lie, and several files at once."""
 
 import json
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,10 +47,8 @@ NAMES = ("cat", "dog")
             '{"images": [{}], "categories": [{"id": 1, "name": "a"}, {"id": "1", "name": "b"}], "annotations": []}',
             r"/categories/1: the id 1 is taken by 'a'",
         ),
-        (
-            '{"images": [{}], "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}], "annotations": []}',
-            "occur twice: a",
-        ),
+        ('{"images": [{}], "categories": [{"id": "--1", "name": "a"}], "annotations": []}', "/categories/0"),
+        ('{"images": [{}], "categories": [{"id": true, "name": "a"}], "annotations": []}', "/categories/0"),
         ('{"images": [{}], "categories": [{"id": 1, "name": "a"}], "annotations": []}', "no image has a file_name"),
         (
             '{"images": [{"file_name": "x.jpg"}], "categories": [{"id": 1, "name": "a"}], "annotations": []}',
@@ -146,10 +147,14 @@ class TestSeveralFiles:
         """The same photograph to train and to validate on would leak."""
         root = self.source(tmp_path, a="instances_train", b="instances_val")
         val = json.loads((root / "annotations" / "instances_val.json").read_text())
-        val["images"].append({"id": 1, "file_name": "../train/0a.jpg", "height": 48, "width": 64})
+        for number, name in enumerate(("0a", "unlisted"), 1):
+            val["images"].append({"id": number, "file_name": f"../train/{name}.jpg", "height": 48, "width": 64})
         write(root / "annotations" / "instances_val.json", json.dumps(val))
-        places = load(open_coco(root)).places()
-        assert places == [(Code.IMAGE_OUTSIDE_ROOT, "../train/0a.jpg", None)]
+        write(root / "images" / "train" / "unlisted.jpg", photograph())
+        assert set(load(open_coco(root)).places()) == {
+            (Code.LISTED_TWICE, "instances_val.json", "/images/3/file_name"),
+            (Code.IMAGE_OUTSIDE_ROOT, "../train/unlisted.jpg", None),
+        }
 
     def test_one_folder_listed_by_two_files(self, tmp_path: Path) -> None:
         for stem in ("instances_train", "instances_val"):
@@ -158,7 +163,9 @@ class TestSeveralFiles:
         dataset = prepare(open_coco(tmp_path / "source"), tmp_path / "out")
         audit = json.loads((dataset.path / "audit.json").read_text())
         assert (audit["images_in"], audit["images_prepared"]) == (6, 3)
-        assert audit["counts"] == {"duplicate-image-id": 3} and dataset.splits == {"train": 3}
+        assert audit["counts"]["image-listed-twice"] == 3 and "duplicate-image-id" not in audit["counts"]
+        assert audit["quarantined"] == [f"instances_val.json#/images/{number}" for number in range(3)]
+        assert dataset.splits["train"] == 3 and not dataset.splits.get("validation")
 
     def test_categories_must_agree(self, tmp_path: Path) -> None:
         root = self.source(tmp_path, a="instances_train", b="instances_val")
@@ -171,3 +178,57 @@ class TestSeveralFiles:
         root = self.source(tmp_path, a="instances_train")
         write(root / "annotations" / "captions_train.json", '{"images": [], "annotations": []}')
         assert len(open_coco(root).files) == 1
+
+    def test_a_name_given_twice_in_each_file_is_said_once(self, tmp_path: Path) -> None:
+        root = self.source(tmp_path, a="instances_train", b="instances_val")
+        for name in ("train", "val"):
+            path = root / "annotations" / f"instances_{name}.json"
+            write(path, path.read_text().replace('"dog"', '"cat"'))
+        listing = open_coco(root).scan()
+        assert [finding.code for finding in listing.findings] == [Code.CLASS_NAMED_TWICE]
+
+
+class TestParsing:
+    def test_a_file_is_parsed_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls = []
+        parse = json.loads
+
+        def counted(*args: Any, **options: Any) -> Any:
+            calls.append(args)
+            return parse(*args, **options)
+
+        root = write_coco(tmp_path, PICTURES, NAMES)
+        monkeypatch.setattr("tfds_builders.formats.coco_json.json.loads", counted)
+        source = open_coco(root)
+        first = source.scan()
+        assert len(calls) == 1
+        assert source.scan() == first and len(calls) == 2, "it is not kept for ever"
+
+    def test_a_file_that_changes_after_it_was_opened(self, tmp_path: Path) -> None:
+        root = write_coco(tmp_path, PICTURES, NAMES)
+        source = open_coco(root)
+        write(root / "annotations" / "instances.json", json.dumps(coco_json(PICTURES[:2], NAMES)))
+        assert [reference.image_id for reference in source.scan().references] == ["a", "b"]
+
+    def test_memory(self, tmp_path: Path) -> None:
+        """What the file says is held in less memory than the file takes itself, and less than half of its objects."""
+        pictures = [
+            Picture(f"{i:05d}", things=(Thing(0, BOX), Thing(1, (1.25, 2.25, 30.123, 40.456)))) for i in range(2)
+        ]
+        content = coco_json(pictures, NAMES)
+        polygon = [[number + 0.12 for number in range(60)]]
+        content["annotations"] = [
+            {**content["annotations"][i % 4], "id": i, "segmentation": polygon} for i in range(4000)
+        ]
+        path = write_coco(tmp_path, pictures, content=content) / "annotations" / "instances.json"
+
+        def peak(parse: Callable[[], Any]) -> int:
+            tracemalloc.start()
+            kept = parse()
+            top = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert kept
+            return top
+
+        objects = peak(lambda: json.loads(path.read_text()))
+        assert peak(lambda: open_coco(tmp_path).scan()) < objects / 2

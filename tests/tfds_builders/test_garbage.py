@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,19 @@ from hypothesis import strategies as st
 
 from dataflow.errors import ShardboxError
 from tests.factories import Loaded, Picture, Thing, coco_json, load, photograph, write
+from tests.tfds_builders import broken_cases, broken_coco, broken_sequences, broken_tools, broken_voc, broken_yolo
+from tests.tfds_builders.broken_cases import Files, write_files
+from tests.tfds_builders.broken_sources import contents
 from tfds_builders.formats.coco import open_coco
-from tfds_builders.formats.mot import PairOptions, open_mot
+from tfds_builders.formats.cvat import open_cvat
+from tfds_builders.formats.labelme import open_labelme
+from tfds_builders.formats.mot import open_mot
+from tfds_builders.formats.pairs import open_pairs
+from tfds_builders.formats.virat import open_virat
 from tfds_builders.formats.voc import open_voc
 from tfds_builders.formats.yolo import open_yolo
+from tfds_builders.pairing import PairOptions
+from tfds_builders.source import Source
 
 JPEG = photograph()
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -185,3 +194,80 @@ def test_any_bytes(tool: str, data: bytes) -> None:
             check(load(open_yolo(root, ("cat",))), 1)
         elif tool == "mot":
             check(load(open_mot(root)), 1)
+
+
+def _coco_files() -> Files:
+    return {**broken_coco.BASE, "annotations/instances.json": json.dumps(broken_coco.CONTENT, indent=1)}
+
+
+def _pair_files() -> Files:
+    rows = broken_tools.GOOD_PAIR, broken_tools.BAD_PAIR
+    return {**broken_tools.FRAMES, "pairs.jsonl": "\n".join(map(json.dumps, rows))}
+
+
+# A source of two images in every format, the files of it to spoil, and how it is opened.
+SOURCES: dict[str, tuple[Files, tuple[str, ...], Callable[[Path], Source]]] = {
+    "yolo": (broken_yolo.BASE, ("labels/bad.txt", "classes.txt"), open_yolo),
+    "yolo yaml": (
+        {**broken_yolo.TWO_FOLDERS, "images/train/good.jpg": broken_cases.picture(1)},
+        ("data.yaml",),
+        open_yolo,
+    ),
+    "coco": (_coco_files(), ("annotations/instances.json",), open_coco),
+    "voc": (broken_voc.BASE, ("Annotations/bad.xml",), open_voc),
+    "mot": (broken_sequences.BASE, ("walk/gt/gt.txt",), open_mot),
+    "virat": (broken_sequences.CLIP, (broken_sequences.TXT,), open_virat),
+    "labelme": (broken_tools.LABELME, ("bad.json",), open_labelme),
+    "cvat": (broken_tools.CVAT, ("annotations.xml",), open_cvat),
+    "pairs": (_pair_files(), ("pairs.jsonl",), open_pairs),
+}
+TOKENS = [
+    b"",
+    b"0",
+    b"-",
+    b"nan",
+    b"1e999",
+    b"9" * 400,
+    b"\xff",
+    b"\0",
+    b'"',
+    b"{",
+    b"]",
+    b"<",
+    b">",
+    b"&",
+    b",",
+    b"\n",
+    b"../",
+]
+edits = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), st.sampled_from(TOKENS)), min_size=1, max_size=3)
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+@given(data=st.data(), changes=edits, repair=st.booleans())
+def test_an_annotation_file_with_other_bytes_in_it(
+    name: str, data: st.DataObject, changes: list[tuple[float, int, bytes]], repair: bool
+) -> None:
+    """What was right but for a few bytes: nearer to what people have than noise is."""
+    files, spoilt, open_format = SOURCES[name]
+    with folder() as root:
+        write_files(root, files)
+        path = root / data.draw(st.sampled_from(spoilt))
+        content = path.read_bytes()
+        for share, length, token in changes:
+            at = int(share * len(content))
+            content = content[:at] + token + content[at + length :]
+        path.write_bytes(content)
+        before = contents(root)
+        try:
+            source = open_format(root)
+            listing = source.scan()
+        except ShardboxError as error:
+            assert error.remedy
+            return
+        ids = [reference.image_id for reference in listing.references]
+        if name != "yolo yaml":  # It says which images are to be looked for.
+            assert len(ids) >= 2 or any(f.severity != "info" for f in listing.findings), "none is lost unsaid"
+        if len(set(ids)) == len(ids):
+            check(load(source, repair), len(ids))
+        assert contents(root) == before

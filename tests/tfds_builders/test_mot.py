@@ -9,7 +9,8 @@ import pytest
 from dataflow.findings import Code
 from tests.factories import Loaded, Picture, load, write
 from tests.tfds_builders.broken_sources import sequence
-from tfds_builders.formats.mot import PairOptions, open_mot
+from tfds_builders.formats.mot import open_mot
+from tfds_builders.pairing import PairOptions
 
 ROW = "1,7,25,13,16,24,1,-1,-1,-1\n"
 BOX = [24, 12, 40, 36]
@@ -161,5 +162,5 @@ def test_turned_photographs(tmp_path: Path) -> None:
     write(tmp_path / "walk" / "img1" / "000001.jpg", picture.encoded())
     write(tmp_path / GT, "1,7,1,1,48,64,1\n")
     loaded = load(open_mot(tmp_path))
-    assert not loaded.findings
+    assert [finding.code for finding in loaded.findings] == [Code.EXIF_ORIENTATION]
     np.testing.assert_array_equal(loaded.boxes("walk/000001"), [[0, 0, 48, 64]])

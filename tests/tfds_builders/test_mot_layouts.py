@@ -8,7 +8,8 @@ from dataflow.errors import UsageError
 from dataflow.findings import Code
 from tests.factories import load, photograph, write
 from tests.tfds_builders.broken_sources import sequence
-from tfds_builders.formats.mot import PairOptions, open_mot
+from tfds_builders.formats.mot import open_mot
+from tfds_builders.pairing import PairOptions
 
 ROW = "1,7,25,13,16,24,1,-1,-1,-1\n"
 BOX = [24, 12, 40, 36]

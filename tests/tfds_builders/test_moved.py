@@ -131,3 +131,23 @@ def test_classes(targets: Targets, names: tuple[str, ...]) -> None:
     assert target_categories(targets).names == names
     assert {"both": 0, "after": 0, "arrived-and-left": 1}[targets] == len(names) - 1
     assert names[ARRIVED] in ("arrived", "moved")
+
+
+def test_targets_keep_what_the_frames_say_of_them() -> None:
+    """Areas of masks, outlines, and what the border cut; each from the frame that the target's box is of."""
+
+    def frame(x: float, area: float, outline: str, cut: bool) -> Objects:
+        box = np.array([[x, 0, x + 10, 10]], np.float32)
+        return Objects(
+            boxes=box,
+            category_ids=np.zeros(1, np.int64),
+            areas=np.array([area], np.float32),
+            is_truncated=np.array([cut]),
+            segmentations=(outline,),
+            track_ids=np.zeros(1, np.int64),
+        )
+
+    found = moved_objects(frame(0, 60, "[[0,0,10,0,10,10]]", True), frame(40, 70, "", False), "both", 0.5)
+    assert found.areas.tolist() == [60, 70]
+    assert found.is_truncated.tolist() == [True, False]
+    assert found.segmentations == ("[[0,0,10,0,10,10]]", "")

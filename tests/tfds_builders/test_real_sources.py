@@ -17,9 +17,10 @@ from tests.factories import prepare
 from tests.tfds_builders.broken_sources import load_json
 from tfds_builders.builders import DifferencesBuilder
 from tfds_builders.formats.coco import open_coco
-from tfds_builders.formats.mot import PairOptions, open_mot
+from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.moved import Targets
+from tfds_builders.pairing import PairOptions
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 COCO128, PETS = DATA / "coco128", DATA / "pets09_s2l1"

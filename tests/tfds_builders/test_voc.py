@@ -1,5 +1,6 @@
 """Pascal VOC: 1-based inclusive pixels, image sets, and everything that can be wrong with an XML file."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -119,10 +120,10 @@ def test_image_sets_are_the_splits(tmp_path: Path) -> None:
     assert splits == {
         names[0]: "train", names[1]: "train", names[2]: None, names[3]: "validation", names[4]: None, names[5]: None,
     }  # fmt: skip
-    found = [(finding.code, finding.file) for finding in listing.findings]
+    found = [(finding.code, finding.file, finding.line) for finding in listing.findings]
     assert found == [
-        (Code.SPLIT_MISSING, "ImageSets/Main"),
-        (Code.LABEL_WITHOUT_IMAGE, "ImageSets/Main/val.txt"),
+        (Code.LISTED_TWICE, "ImageSets/Main/val.txt", 2),
+        (Code.IMAGE_MISSING, "ImageSets/Main/val.txt", 3),
     ]
     made = prepare(source, tmp_path / "out")
     assert sum(made.splits.values()) == 6
@@ -150,3 +151,150 @@ def test_the_directory_of_a_year_is_proposed(tmp_path: Path) -> None:
     write_voc(tmp_path / "VOC2007", [ONE])
     with pytest.raises(UsageError, match="VOC2007"):
         open_voc(tmp_path)
+
+
+def test_flags(tmp_path: Path) -> None:
+    flags = "<difficult> 1 </difficult><truncated>1</truncated>"
+    other = BOX.replace(">11<", ">5<")
+    loaded = load(
+        open_voc(
+            with_objects(
+                tmp_path, f"<object><name>a</name>{flags}{BOX}</object>", f"<object><name>a</name>{other}</object>"
+            )
+        )
+    )
+    assert loaded.column(NAME, "is_crowd") == loaded.column(NAME, "is_truncated") == [True, False]
+
+
+def test_an_image_of_the_background(tmp_path: Path) -> None:
+    loaded = load(open_voc(with_objects(tmp_path), ("thing",)))
+    assert loaded.places() == [(Code.LABEL_EMPTY, f"Annotations/{NAME}.xml", None)]
+    assert not loaded.quarantined and not len(loaded.boxes(NAME))
+
+
+@pytest.mark.parametrize("repair", [False, True])
+def test_shares_of_the_image_where_pixels_are_expected(repair: bool, tmp_path: Path) -> None:
+    box = "<bndbox><xmin>0.1</xmin><ymin>0.25</ymin><xmax>0.5</xmax><ymax>1</ymax></bndbox>"
+    loaded = load(open_voc(with_objects(tmp_path, f"<object><name>a</name>{box}</object>")), repair)
+    assert loaded.places() == [(Code.BOX_UNITS, f"Annotations/{NAME}.xml", "/annotation/object[1]/bndbox")]
+    assert loaded.quarantined == [NAME]
+
+
+def test_a_box_of_the_first_pixel_is_no_share_of_the_image(tmp_path: Path) -> None:
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>1</xmax><ymax>1</ymax></bndbox>"
+    loaded = load(open_voc(with_objects(tmp_path, f"<object><name>a</name>{box}</object>")))
+    assert loaded.boxes(NAME).tolist() == [[0, 0, 1, 1]]
+    assert [code for code, _, _ in loaded.places()] == [Code.BOX_ABSURD]
+
+
+def test_boxes_that_count_from_zero_are_cut(tmp_path: Path) -> None:
+    """Many tools do: what that costs is one pixel, and a note."""
+    box = "<bndbox><xmin>0</xmin><ymin>0</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>"
+    loaded = load(open_voc(with_objects(tmp_path, f"<object><name>a</name>{box}</object>")))
+    assert loaded.boxes(NAME).tolist() == [[0, 0, 30, 40]]
+    assert [code for code, _, _ in loaded.places()] == [Code.BOX_CLIPPED]
+
+
+BOMB = (
+    '<?xml version="1.0"{encoding}?>\n<!DOCTYPE annotation [\n<!ENTITY a "' + "a" * 1000 + '">\n'
+    + "".join(f'<!ENTITY {new} "{f"&{old};" * 10}">\n' for old, new in zip("abcdefg", "bcdefgh", strict=True))
+    + "]>\n<annotation><object><name>&h;</name></object></annotation>"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])
+def test_xml_bombs_do_not_go_off(encoding: str, tmp_path: Path) -> None:
+    """A file of 2 kB whose class name would have ten thousand million letters."""
+    write_voc(tmp_path, [ONE])
+    text = BOMB.format(encoding=f' encoding="{encoding}"')
+    write(tmp_path / "Annotations" / f"{NAME}.xml", text.encode(encoding))
+    loaded = load(open_voc(tmp_path, ("thing",)))
+    assert loaded.places() == [(Code.LABEL_MALFORMED, f"Annotations/{NAME}.xml", 3)]
+    assert "entities" in loaded.findings[0].value and loaded.quarantined == [NAME]
+    with pytest.raises(UsageError, match="names no class"):
+        open_voc(tmp_path)
+
+
+def test_files_outside_are_not_pulled_in(tmp_path: Path) -> None:
+    secret = write(tmp_path / "secret.txt", "thing")
+    root = write_voc(tmp_path / "source", [ONE])
+    entity = f'<!DOCTYPE annotation [<!ENTITY x SYSTEM "file://{secret}">]>'
+    item = f"<object><name>&x;</name>{BOX}</object>"
+    write(root / "Annotations" / f"{NAME}.xml", f"{entity}<annotation>{item}</annotation>")
+    loaded = load(open_voc(root, ("thing",)))
+    assert loaded.places() == [(Code.LABEL_MALFORMED, f"Annotations/{NAME}.xml", 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (b"", 1),
+        (b"<html><object/></html>", 1),
+        (b"<annotation>\n\n", 3),
+        (b'<?xml version="1.0" encoding="nobody-knows"?><annotation/>', 1),
+        (b'<?xml version="1.0" encoding="shift_jis"?><annotation/>', 1),
+        (b"<a>" * 100_000, 1),
+    ],
+    ids=["nothing", "another root", "cut", "encoding", "encoding of several bytes", "deep"],
+)
+def test_what_is_no_annotation(text: bytes, line: int, tmp_path: Path) -> None:
+    write_voc(tmp_path, [ONE])
+    write(tmp_path / "Annotations" / f"{NAME}.xml", text)
+    loaded = load(open_voc(tmp_path, ("thing",)))
+    assert loaded.places() == [(Code.LABEL_MALFORMED, f"Annotations/{NAME}.xml", line)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_encodings(encoding: str, tmp_path: Path) -> None:
+    write_voc(tmp_path, [ONE])
+    declared = "utf-8" if encoding == "utf-8-sig" else encoding
+    text = (
+        f'<?xml version="1.0" encoding="{declared}"?><annotation><object><name>köttur</name>{BOX}</object></annotation>'
+    )
+    write(tmp_path / "Annotations" / f"{NAME}.xml", text.encode(encoding))
+    source = open_voc(tmp_path)
+    assert source.categories.names == ("köttur",) and load(source).column(NAME, "label") == [0]
+
+
+def test_broken_lines_of_a_name_are_one_name(tmp_path: Path) -> None:
+    items = [f"<object><name>{name}</name>{BOX}</object>" for name in ("traffic\n   light", " traffic light ")]
+    assert open_voc(with_objects(tmp_path, *items)).categories.names == ("traffic light",)
+
+
+def test_the_label_map_of_cvat_names_the_classes(tmp_path: Path) -> None:
+    root = with_objects(tmp_path, f"<object><name>cat</name>{BOX}</object>")
+    rows = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ndog:128,0,0:head,tail:\nhalf: full:::\ncat:0,128,0::\n"
+    write(root / "labelmap.txt", rows)
+    source = open_voc(root)
+    assert source.categories.names == ("dog", "half: full", "cat")
+    assert load(source).column(NAME, "label") == [2]
+
+
+def test_lists_of_single_classes_are_no_splits_and_lines_twice_are_told(tmp_path: Path) -> None:
+    write_voc(tmp_path, [Picture(name, 48, 64, ONE.things) for name in ("a", "b c", "d")])
+    write(tmp_path / "ImageSets/Main/train.txt", "a\nb c\na\n")
+    write(tmp_path / "ImageSets/Main/thing_val.txt", "d 1\na -1\n")
+    listing = open_voc(tmp_path).scan()
+    assert {r.image_id: r.split for r in listing.references} == {"a": "train", "b c": "train", "d": None}
+    assert [(f.code, f.file, f.line, f.image_id) for f in listing.findings] == [
+        (Code.LISTED_TWICE, "ImageSets/Main/train.txt", 3, "a")
+    ]
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    raw = os.fsdecode(b"caf\xe9")
+    write_voc(tmp_path, [Picture(raw.encode("utf-8", "surrogateescape").decode("latin-1"), 48, 64, ONE.things)])
+    for folder, suffix in (("JPEGImages", "jpg"), ("Annotations", "xml")):
+        (tmp_path / folder / f"café.{suffix}").rename(tmp_path / folder / f"{raw}.{suffix}")
+    write(tmp_path / "ImageSets/Main/train.txt", b"caf\xe9\n")
+    source = open_voc(tmp_path)
+    assert [(r.image_id, r.split) for r in source.scan().references] == [("caf\\xe9", "train")]
+    np.testing.assert_allclose(load(source).boxes("caf\\xe9"), [ONE.things[0].box], atol=1e-4)
+
+
+def test_classes_at_a_glance(tmp_path: Path) -> None:
+    items = [f"<object><name>{name}</name>{BOX}</object>" for name in ("c", "a", "c", "nobody")]
+    source = open_voc(with_objects(tmp_path, *items), ("a", "b", "c"))
+    (reference,) = source.scan().references
+    assert source.class_ids(reference) == [0, 2]
+    assert source.image_path(reference).read_bytes() == ONE.encoded()

@@ -9,10 +9,13 @@ import pytest
 from dataflow.errors import UsageError
 from dataflow.findings import Code
 from tests.factories import Loaded, Thing, load, photograph, write, yolo_line
-from tfds_builders.formats.yolo import label_path, open_yolo
+from tfds_builders.formats.yolo import open_yolo
+from tfds_builders.formats.yolo_layout import label_path
 
 LINE = "0 0.5 0.5 0.25 0.5\n"  # In a photograph of 64 x 48 px:
 BOX = [24, 12, 40, 36]
+OTHER = "0 0.5 0.5 0.5 0.5\n"
+OTHER_BOX = [16, 12, 48, 36]
 
 
 def dataset(root: Path, labels: dict[str, str | bytes | None], names: str = "cat\ndog\n", suffix: str = ".jpg") -> Path:
@@ -56,7 +59,8 @@ def test_spellings_of_one_box(label: str, tmp_path: Path) -> None:
 def test_an_empty_label_file_is_background(tmp_path: Path) -> None:
     for number, label in enumerate(("", "\n", " \r\n", "\ufeff")):
         loaded = load_one(tmp_path / str(number), label)
-        assert not loaded.findings and len(loaded.boxes("a")) == 0
+        assert loaded.places() == [(Code.LABEL_EMPTY, "labels/a.txt", None)] and len(loaded.boxes("a")) == 0
+        assert loaded.findings[0].severity == "info"
 
 
 def test_a_missing_label_file_is_not_background(tmp_path: Path) -> None:
@@ -107,14 +111,14 @@ def test_an_unreadable_label_file_is_never_background(repair: bool, tmp_path: Pa
     ],
 )
 def test_what_is_wrong_with_a_line(line: str, code: Code, tmp_path: Path) -> None:
-    label = f"{LINE}\n{line}\n{LINE}"
+    label = f"{LINE}\n{line}\n{OTHER}"
     loaded = load_one(tmp_path, label)
     assert loaded.places() == [(code, "labels/a.txt", 3)]
     assert loaded.quarantined == ["a"] and loaded.findings[0].image_id == "a"
     repaired = load_one(tmp_path, label, repair=True)
     assert repaired.places() == loaded.places() and repaired.findings[0].repaired
     cut = [[49.6, 12, 64, 36]] if line.startswith("0 0.9") else []
-    np.testing.assert_allclose(repaired.boxes("a"), [BOX, *cut, BOX], atol=1e-4)
+    np.testing.assert_allclose(repaired.boxes("a"), [BOX, *cut, OTHER_BOX], atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +186,10 @@ def test_a_split_folder_above_images_and_labels(folder: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".Jpeg", ".jfif", ".png", ".PNG"])
 def test_suffixes(suffix: str, tmp_path: Path) -> None:
-    loaded = load(open_yolo(dataset(tmp_path, {"a": LINE}, suffix=suffix)))
+    write(tmp_path / "images" / f"a{suffix}", photograph(encoding="PNG" if suffix.lower() == ".png" else "JPEG"))
+    write(tmp_path / "labels" / "a.txt", LINE)
+    write(tmp_path / "classes.txt", "cat\n")
+    loaded = load(open_yolo(tmp_path))
     assert not loaded.findings and loaded.example("a")["image/filename"] == f"images/a{suffix}"
 
 
@@ -194,7 +201,7 @@ def test_kinds_of_images_that_tfds_cannot_read_are_no_silent_loss(encoding: str,
     suffix = f".{encoding.lower()}"
     write(tmp_path / "images" / f"b{suffix}", photograph(encoding=encoding))
     loaded = load(open_yolo(tmp_path))
-    assert loaded.places() == [(Code.IMAGE_UNREADABLE, f"images/b{suffix}", None)]
+    assert loaded.places() == [(Code.IMAGE_UNSUPPORTED, f"images/b{suffix}", None)]
     assert encoding in loaded.findings[0].value and "JPEG or PNG" in loaded.findings[0].remedy
     assert loaded.quarantined == ["b"]
 

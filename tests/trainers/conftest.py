@@ -12,11 +12,13 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import naming
 
+from dataflow.example_bytes import ExampleBytes
 from dataflow.images import encode_jpeg, encode_png
 from dataflow.prepared import MANIFEST, PreparedDataset
 from dataflow.records import Categories, FramePair, ImageRecord, Objects, Predictions
 from dataflow.schema import Kind, build_features, pair_to_example, record_to_example
 from dataflow.tfrecord import write_record
+from tests.factories import for_tfds
 
 NAMES = ("person", "car <b>", "dog")
 
@@ -92,8 +94,8 @@ class Samples:
         )
         examples = []
         for record in records:
-            columns = record_to_example(record)["objects"]
-            objects = [{key: row[key] for key in ("bbox", "label", "is_crowd")} for row in columns]
+            columns = for_tfds(record_to_example(record))["objects"]
+            objects = {key: columns[key] for key in ("bbox", "label", "is_crowd")}
             examples.append({"image": record.image, "image/id": int(record.image_id), "objects": objects})
         _write(directory, features, {"validation": examples})
         return PreparedDataset(directory)
@@ -145,7 +147,8 @@ def _write(directory: Path, features: tfds.features.FeaturesDict, splits: Mappin
         template = naming.ShardedFileTemplate(
             data_dir=directory, dataset_name=directory.parent.name, split=split, filetype_suffix="tfrecord"
         )
-        payloads = [features.serialize_example(example) for example in examples]
+        ours = "provenance" in features
+        payloads = [ExampleBytes(features)(e) if ours else features.serialize_example(e) for e in examples]
         with Path(template.sharded_filepath(shard_index=0, num_shards=1)).open("wb") as file:
             size = sum(write_record(file, payload) for payload in payloads)
         digest.update(b"".join(payloads))

@@ -102,13 +102,13 @@ def test_an_unknown_category_is_a_finding(shardbox: Shardbox, tmp_path: Path, co
     _change_json(coco, lambda content: content["annotations"][0].update(category_id=99))
     words = ("ingest", coco, "--format", "coco", "--out", "out")
     refused = shardbox(*words, "--on-finding", "fail")
-    assert refused.refused_with(1, "instances_train.json:/annotations/0/category_id", "99", "add the category")
+    assert refused.refused_with(1, "instances_train.json:/annotations/0/category_id", "99", "add the class name")
     assert not list((tmp_path / "out").rglob("dataset_info.json"))
     quarantined = shardbox(*words)
     assert quarantined.status == 0
     assert not quarantined.err
     assert "3 images in = 2 prepared + 1 quarantined" in quarantined.out
-    assert "class-unknown: category 99" in quarantined.out
+    assert "class-unknown: class 99" in quarantined.out
 
 
 def test_json_is_all_there_is_on_standard_output(shardbox: Shardbox, coco: Path) -> None:

@@ -19,8 +19,9 @@ from dataflow.splits import FrameRanges
 from tests.factories import Picture, Thing, logical_dataset, prepare, write_coco, write_mot, write_yolo
 from tfds_builders.builders import DifferencesBuilder
 from tfds_builders.formats.coco import open_coco
-from tfds_builders.formats.mot import PairOptions, open_mot
+from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo
+from tfds_builders.pairing import PairOptions
 from trainers.evaluation import Evaluation, evaluate
 from trainers.predictions import collect_predictions, read_predictions, write_predictions
 

@@ -1,159 +1,274 @@
 """YOLO text: one `.txt` beside each image, a line an object: `class cx cy w h`, relative to the upright image.
 
 A source is a directory with `data.yaml` (or that file), or one with `images/`, `labels/` and `classes.txt`. A line of
-a class and three or more points is a segment; its box is the polygon's bounding box. An image without a label file is
-not background: it is a finding. An empty label file is background.
+a class and three or more points is a segment: its box is the polygon's bounding box, its area the polygon's. Oriented
+boxes (four points) look the same and are taken for polygons. An image without a label file is not background: it is a
+finding. An empty label file is background.
 """
 
+import codecs
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
-import yaml
+import numpy.typing as npt
 
-from dataflow.boxes import Size, cxcywh_to_xyxy
+from dataflow.boxes import Size, cxcywh_to_xyxy, tfds_to_xyxy
 from dataflow.errors import UsageError
 from dataflow.findings import Code, Finding
-from dataflow.records import Categories, RecordError
+from dataflow.records import Categories
 from dataflow.schema import Kind
 from dataflow.shards import Outcome
-from tfds_builders.inspection import IMAGE_SUFFIXES, Inspection, RawObject, file_size, files_below, inside_root
-from tfds_builders.source import Listing, Reference
+from tfds_builders.classes import Classes, named_classes
+from tfds_builders.formats.yolo_layout import (
+    DESCRIPTIONS,
+    SPLIT_KEYS,
+    Listed,
+    ListReader,
+    Place,
+    classes_of_lines,
+    label_file,
+    label_path,
+    read_description,
+    stem,
+)
+from tfds_builders.inspection import Inspection, RawObject
+from tfds_builders.photo import IMAGE_SUFFIXES, file_size, inside_root
+from tfds_builders.source import Checks, Listing, Reference, file_stamp
 
-_SPLIT_KEYS = {"train": "train", "val": "validation", "test": "test"}
 # Class names: annotation tools leave the file beside the labels.
 _CLASSES = "classes.txt"
 _TEXT = frozenset({".txt"})
+# Shares of an image this large, in x and in y, are pixels.
+_CLEARLY_PIXELS = 1.5
+# Class numbers beyond are garbage, whatever they were meant to be.
+_LARGEST_CLASS = 2**31
 
 
 @dataclass(frozen=True)
 class YoloSource:
-    """A YOLO dataset: `folders` are (split or None, image folder relative to `root`), as `open_yolo` found them."""
+    """A YOLO dataset: where `open_yolo` found its images below `root`."""
 
     root: Path
-    categories: Categories
-    folders: tuple[tuple[str | None, str], ...]
-    findings: tuple[Finding, ...] = ()
+    classes: Classes
+    places: tuple[Place, ...] = field(repr=False)
+    base: Path = field(repr=False)
+    """The folder that relative paths of lists may start from, too."""
+    findings: tuple[Finding, ...] = field(default=(), repr=False)
     kind: Kind = "images"
 
+    @property
+    def categories(self) -> Categories:
+        """The classes."""
+        return self.classes.categories
+
     def scan(self) -> Listing:
-        """Every image below the folders; labels that belong to no image are findings."""
-        found: list[tuple[str | None, str, Path]] = []
-        for split, folder in self.folders:
-            found += [(split, folder, path) for path in sorted(self._images(folder))]
-        short = [_stem(path.relative_to(self.root / folder)) for _, folder, path in found]
+        """Every image in the places; labels that belong to none, and lines that list none, are findings."""
+        reader = ListReader(self.root, self.base)
+        listed = reader.read(self.places)
+        keys = {place.path: place.key for place in self.places}
+        found = [(item.file, _short_name(item, keys[item.list_file]), item.split, item.problem) for item in listed]
+        # A list says more than the folder that an image is in, and a folder more than one around it.
+        known = {item.file for item in listed}
+        links: list[str] = []
+        for place in self.places:
+            if not place.is_list:
+                start = 0 if place.path == "." else len(place.path) + 1
+                files = sorted(_files(self.root, place.path, IMAGE_SUFFIXES, self._folders(), links))
+                found += [(file, stem(file[start:]), place.split, None) for file in files if file not in known]
+        lines = {item.file: item for item in listed}
         # The short id is what other formats call the image too; where folders share names it cannot serve.
-        unique = len(set(short)) == len(short)
-        references = []
-        for (split, _, path), name in zip(found, short, strict=True):
-            file = path.relative_to(self.root).as_posix()
-            image_id = name if unique else _stem(Path(file))
-            references.append(Reference(image_id, image_id, file_size(path), file, file, split))
-        orphans = self._orphans(str(reference.payload) for reference in references)
-        return Listing(tuple(references), (*self.findings, *self._linked_folders(), *orphans))
+        unique = len({name for _, name, _, _ in found}) == len(found)
+        references = [
+            self._reference(file, name if unique else stem(file), split, lines[file] if problem else None)
+            for file, name, split, problem in sorted(found, key=lambda image: image[0])
+        ]
+        linked = [_linked(link) for link in sorted(links)]
+        orphans = self._orphans([file for file, _, _, problem in found if problem is None], listed)
+        return Listing(tuple(references), (*self.classes.findings, *self.findings, *reader.findings, *linked, *orphans))
 
-    def _images(self, folder: str) -> Iterator[Path]:
-        """The images below a folder, but for those of another listed folder inside it."""
-        inner = [self.root / other for _, other in self.folders if Path(folder) in Path(other).parents]
-        for path in files_below(self.root / folder, IMAGE_SUFFIXES):
-            if not any(path.is_relative_to(other) for other in inner):
-                yield path
+    def _folders(self) -> frozenset[str]:
+        return frozenset(place.path for place in self.places if not place.is_list)
 
-    def _linked_folders(self) -> Iterator[Finding]:
-        """Links to folders are not followed: they might lead out of the source, or round in circles."""
-        for _, folder in self.folders:
-            for base, names, _ in os.walk(self.root / folder):
-                for path in (Path(base, name) for name in names):
-                    if path.is_symlink():
-                        file, remedy = (
-                            path.relative_to(self.root).as_posix(),
-                            "copy the folder, or list it in data.yaml",
-                        )
-                        yield Finding(Code.IMAGE_OUTSIDE_ROOT, "error", file, "a link to a folder", remedy)
+    def _reference(self, file: str, image_id: str, split: str | None, lost: Listed | None) -> Reference:
+        path = self.root / file
+        payload = file if lost is None else [lost.problem, lost.list_file, lost.line, file]
+        stamp = file_stamp(path, self.root / label_file(file))
+        return Reference(image_id, image_id, file_size(path), payload, file, split, stamp)
 
-    def _orphans(self, images: Iterable[str]) -> Iterator[Finding]:
-        """Label files that belong to none of `images`."""
-        expected = {_label_file(image) for image in images}
-        labels = {path for _, folder in self.folders for path in files_below(self.root / label_path(folder), _TEXT)}
-        for path in sorted(labels):
-            file = path.relative_to(self.root).as_posix()
-            if file not in expected and path.name != _CLASSES:
+    def _orphans(self, images: Sequence[str], listed: Sequence[Listed]) -> Iterator[Finding]:
+        """Label files that belong to no image. That of an image which a list leaves out belongs to it."""
+        expected = {label_file(image) for image in images} | {place.path for place in self.places if place.is_list}
+        labels: set[str] = set()
+        for place in self.places:
+            if not place.is_list:
+                labels.update(_files(self.root, label_path(place.path), _TEXT))
+        for folder in {item.file.rpartition("/")[0] for item in listed if item.problem is None}:
+            expected |= {label_file(image) for image in _files_in(self.root, folder, IMAGE_SUFFIXES)}
+            labels.update(_files_in(self.root, label_path(folder), _TEXT))
+        for file in sorted(labels - expected):
+            if file.rpartition("/")[2] != _CLASSES:
                 remedy = "add the photograph or delete the label file"
                 yield Finding(Code.LABEL_WITHOUT_IMAGE, "error", file, "there is no image for it", remedy)
 
-    def load(self, reference: Reference, repair: bool) -> Outcome:
+    def image_path(self, reference: Reference) -> Path:
+        """The image file."""
+        payload = reference.payload
+        return self.root / (payload if isinstance(payload, str) else payload[-1])
+
+    def class_ids(self, reference: Reference) -> Sequence[int]:
+        """Contiguous ids of the classes in the label file, as far as it can be read."""
+        look = Inspection(reference.image_id, Checks())
+        if not isinstance(reference.payload, str):
+            return ()
+        file = label_file(reference.payload)
+        data = look.read_annotation(self.root, file, "")
+        return sorted({category for _, category, _ in self.parse(look, file, data)}) if data else ()
+
+    def load(self, reference: Reference, checks: Checks) -> Outcome:
         """Read one image and its label file."""
-        look = Inspection(reference.image_id, repair)
-        file = str(reference.payload)
-        label_file = _label_file(file)
-        read = look.read_image(self.root, file)
-        if read is None:
-            return Outcome(reference.image_id, None, tuple(look.findings))
-        data, header = read
-        raw = list(self._parse(look, label_file, header.size))
-        objects = look.objects(raw, header.size, label_file)
-        return look.outcome(reference, data, header.size, objects, provenance=f"{label_file}:1")
-
-    def _parse(self, look: Inspection, label_file: str, size: Size) -> Iterator[RawObject]:
+        look = Inspection(reference.image_id, checks)
+        if not isinstance(reference.payload, str):
+            code, list_file, line, file = reference.payload
+            value = f"{file} is listed, but there is no such image below the source"
+            look.find(Code(code), list_file, value, "restore the file or delete the line", line)
+            return look.made(reference, None)
+        photo = look.read_image(self.root, reference.payload)
+        if photo is None:
+            return look.made(reference, None)
+        file = label_file(reference.payload)
         missing = "add one (empty if the image shows no object), or repair to take it for background"
-        data = look.read_annotation(self.root, label_file, missing)
-        lines = (data or b"").decode("utf-8-sig", errors="replace").splitlines()
-        for number, line in enumerate(lines, 1):
+        data = look.read_annotation(self.root, file, missing)
+        raw: Sequence[RawObject] = ()
+        if data is not None:
+            raw = in_pixels(look, file, self.parse(look, file, data), photo.size)
+            if not raw and not data.removeprefix(codecs.BOM_UTF8).strip():
+                look.note_empty(file)
+        objects = look.objects(raw, photo, file, relative=True)
+        return look.outcome(reference, photo, objects, provenance=f"{file}:1")
+
+    def parse(self, look: Inspection, file: str, data: bytes) -> "list[Line]":
+        """The lines of a label file that can be read; what is wrong with the others becomes findings."""
+        ids, twice = self.classes.by_number, self.classes.twice
+        parsed = []
+        for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
             fields = line.split()
-            if fields:
-                item = self._parse_line(look, label_file, number, fields, size)
-                if item is not None:
-                    yield item
-
-    def _parse_line(
-        self, look: Inspection, file: str, number: int, fields: Sequence[str], size: Size
-    ) -> RawObject | None:
-        text = " ".join(fields)
-        try:
-            values = [float(field) for field in fields]
-        except ValueError:
-            values = []
-        if len(values) != 5 and not (len(values) >= 7 and len(values) % 2 == 1):
-            remedy = "write `class cx cy w h`, or `class x1 y1 x2 y2 x3 y3 ...`"
-            look.find(Code.LABEL_MALFORMED, file, f"the line {text!r}", remedy, number, repaired=look.repair)
-            return None
-        category = values[0]
-        if category not in range(len(self.categories)):
-            value, remedy = f"class {fields[0]} of {len(self.categories)} classes", "add the class name or fix the id"
-            look.find(Code.CLASS_UNKNOWN, file, value, remedy, number, repaired=look.repair)
-            return None
-        relative = values[1:] if len(values) == 5 else _polygon_to_cxcywh(values[1:])
-        return RawObject(_to_pixels(relative, size), int(category), number)
+            if not fields:
+                continue
+            try:
+                values = [float(text) for text in fields]
+            except ValueError:
+                values = []
+            if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
+                shown = b" ".join(fields).decode(errors="replace")
+                remedy = "write `class cx cy w h`, or `class x1 y1 x2 y2 x3 y3 ...`"
+                look.find(Code.LABEL_MALFORMED, file, f"the line {shown!r}", remedy, number, repaired=look.repair)
+                continue
+            category = ids.get(values[0])  # type: ignore[call-overload]
+            if category is None or twice:
+                given = int(values[0]) if values[0].is_integer() and abs(values[0]) < _LARGEST_CLASS else None
+                category = look.class_id(self.classes, given, fields[0].decode(errors="replace"), file, number)
+            if category is not None:
+                parsed.append((number, category, values[1:]))
+        return parsed
 
 
-def _to_pixels(relative: Sequence[float], size: Size) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = cxcywh_to_xyxy([relative], size)[0].tolist()
-    return x0, y0, x1, y1
+Line = tuple[int, int, list[float]]
+"""(line number, contiguous class id, the numbers behind the class)."""
 
 
-def _polygon_to_cxcywh(points: Sequence[float]) -> tuple[float, float, float, float]:
-    """Bounding box, relative cxcywh, of a polygon x1 y1 x2 y2 ... in relative coordinates."""
-    xy = np.asarray(points).reshape(-1, 2)
-    low, high = xy.min(axis=0), xy.max(axis=0)
-    (cx, cy), (w, h) = (low + high) / 2, high - low
-    return float(cx), float(cy), float(w), float(h)
+def in_pixels(look: Inspection, file: str, lines: Sequence[Line], size: Size) -> list[RawObject]:
+    """The objects of a label file in pixels of an image of `size`; none and a finding where they are already."""
+    for number, _, values in lines:
+        if max(values) > _CLEARLY_PIXELS and _are_pixels(values, size):
+            shown = " ".join(f"{value:g}" for value in values[:4])
+            value = f"{shown} look like pixels, where shares of the width and height are expected"
+            look.find(Code.BOX_UNITS, file, value, "divide x and w by the width, y and h by the height", number)
+            return []
+    rectangles = [values for _, _, values in lines if len(values) == 4]
+    corners = iter(cxcywh_to_xyxy(rectangles, size).tolist() if rectangles else ())
+    return [
+        RawObject(tuple(next(corners)), category, number)
+        if len(values) == 4
+        else _segment(values, category, number, size)
+        for number, category, values in lines
+    ]
 
 
-def label_path(image_path: str) -> str:
-    """The label counterpart of an image path: its last `images` folder becomes `labels`; else the path itself."""
-    parts = list(PurePosixPath(image_path).parts)
-    for index in range(len(parts) - 1, -1, -1):
-        if parts[index] == "images":
-            parts[index] = "labels"
-            break
-    return PurePosixPath(*parts).as_posix()
+def _are_pixels(values: Sequence[float], size: Size) -> bool:
+    """Whether some x and y are clearly above 1, and none would lie outside an image of `size` if they were pixels."""
+    height, width = size
+    xs, ys = values[::2], values[1::2]
+    fit = all(0 <= x <= width + 1 for x in xs) and all(0 <= y <= height + 1 for y in ys)
+    return fit and any(x > _CLEARLY_PIXELS and y > _CLEARLY_PIXELS for x, y in zip(xs, ys, strict=True))
 
 
-def _label_file(image: str) -> str:
-    return PurePosixPath(label_path(image)).with_suffix(".txt").as_posix()
+def _segment(values: Sequence[float], category: int, number: int, size: Size) -> RawObject:
+    """A polygon x1 y1 x2 y2 ... in shares of the image as an object in pixels."""
+    yx = np.asarray(values, np.float64).reshape(-1, 2)[:, ::-1]
+    points = tfds_to_xyxy(np.hstack([yx, yx]), size)[:, :2].astype(np.float64)
+    (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    box = (x0, y0, x1, y1)
+    if not np.isfinite(points).all():
+        return RawObject(box, category, number)
+    shape = json.dumps([[round(number, 3) for number in points.reshape(-1).tolist()]], separators=(",", ":"))
+    return RawObject(box, category, number, polygon_area(points) or None, segmentation=shape)
+
+
+def polygon_area(points: npt.NDArray[np.float64]) -> float:
+    """Area in px2 of a polygon (N, 2) in px: the shoelace formula (Meister 1769)."""
+    x, y = points.T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+
+
+def _short_name(item: Listed, key: str) -> str:
+    """The id of a listed image: its path below `images`, and below a folder there that is named as the split."""
+    parts = stem(item.file).split("/")
+    if "images" in parts[:-1]:
+        parts = parts[len(parts) - parts[::-1].index("images") :]
+        list_name = stem(item.list_file).rpartition("/")[2]
+        if len(parts) > 1 and parts[0] in (key, SPLIT_KEYS.get(key), list_name):
+            parts = parts[1:]
+    return "/".join(parts)
+
+
+def _files(
+    root: Path, folder: str, suffixes: frozenset[str], apart: Iterable[str] = (), links: list[str] | None = None
+) -> Iterator[str]:
+    """Files below a folder with one of these suffixes, hidden ones aside, relative to the root.
+
+    Folders `apart` are left out. Links to folders are not followed, since they might lead out of the source or round
+    in circles: they are added to `links`.
+    """
+    for base, folders, names in os.walk(root / folder):
+        relative = os.path.relpath(base, root)
+        prefix = "" if relative == "." else f"{relative}/"
+        folders[:] = [name for name in folders if f"{prefix}{name}" not in apart]
+        if links is not None:
+            links += [f"{prefix}{name}" for name in folders if Path(base, name).is_symlink()]
+        for name in names:
+            if _is_one(name, suffixes):
+                yield f"{prefix}{name}"
+
+
+def _files_in(root: Path, folder: str, suffixes: frozenset[str]) -> Iterator[str]:
+    """Files of a folder with one of these suffixes, but not those of folders in it, relative to the root."""
+    if inside_root(root, root / folder) and (root / folder).is_dir():
+        for path in (root / folder).iterdir():
+            if _is_one(path.name, suffixes) and not path.is_dir():
+                yield f"{folder}/{path.name}" if folder else path.name
+
+
+def _is_one(name: str, suffixes: frozenset[str]) -> bool:
+    return name[len(stem(name)) :].lower() in suffixes and not name.startswith(".")
+
+
+def _linked(file: str) -> Finding:
+    remedy = "copy the folder, or list it in data.yaml"
+    return Finding(Code.IMAGE_OUTSIDE_ROOT, "error", file, "a link to a folder", remedy)
 
 
 def open_yolo(source: Path, names: Sequence[str] = ()) -> YoloSource:
@@ -164,133 +279,26 @@ def open_yolo(source: Path, names: Sequence[str] = ()) -> YoloSource:
     """
     if source.is_file() and source.suffix not in (".yaml", ".yml"):
         raise UsageError(f"{source} is no data.yaml", "give data.yaml, or the directory of the dataset")
-    described = source if source.is_file() else next((p for p in _yaml_files(source) if p.is_file()), None)
+    described = source if source.is_file() else next((p for n in DESCRIPTIONS if (p := source / n).is_file()), None)
     if described is not None:
-        return _open_described(described, names, may_leave=source.is_file())
+        layout = read_description(described, names, may_leave=source.is_file())
+        return _with_images(YoloSource(layout.root, layout.classes, layout.places, layout.base, layout.findings))
     if not (source / "images").is_dir():
         raise UsageError(
             f"{source} holds neither data.yaml nor a folder images",
             "give a directory with data.yaml, or with images/ and labels/",
         )
-    listed = source / _CLASSES
-    if not names and listed.is_file():
-        names = [line.strip() for line in _read_text(listed).splitlines() if line.strip()]
-    if not names:
+    if not names and not (source / _CLASSES).is_file():
         raise UsageError(
             f"{source} names no classes", "add data.yaml or classes.txt (one name a line), or pass --names a,b,c"
         )
-    return _with_images(YoloSource(source, Categories(tuple(names)), ((None, "images"),)))
-
-
-def _yaml_files(source: Path) -> list[Path]:
-    return [source / "data.yaml", source / "data.yml", source / "dataset.yaml"]
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 at byte {error.start}", "save the file as UTF-8") from error
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    text = _read_text(path)
-    try:
-        described = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-99-99.
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UsageError(f"{place}: not YAML ({getattr(error, 'problem', error)})", "mend the file") from error
-    if not isinstance(described, Mapping):
-        raise UsageError(f"{path} holds no keys", "write train, val and names into it")
-    if "kpt_shape" in described:
-        # A line of five numbers and points would be taken for a polygon.
-        raise UsageError(f"{path}: kpt_shape says that the labels hold keypoints", "export boxes or segments instead")
-    return described
-
-
-def _open_described(path: Path, names: Sequence[str], may_leave: bool) -> YoloSource:
-    """The source that a data.yaml describes; its `path` may lead out of its own folder when `may_leave`."""
-    described = _read_yaml(path)
-    categories = Categories(tuple(names)) if names else _names(described, path)
-    base = path.parent
-    if described.get("path") and (base / str(described["path"])).is_dir():
-        base = base / str(described["path"])
-    outside = not inside_root(path.parent, base)
-    if outside and not may_leave:
-        raise UsageError(
-            f"{path}: `path: {described['path']}` leads out of {path.parent}", f"give {path.name} itself as the source"
-        )
-    root = base if outside else path.parent
-    folders: list[tuple[str | None, str]] = []
-    findings = []
-    for key, split in _SPLIT_KEYS.items():
-        value = described.get(key)
-        for entry in value if isinstance(value, list) else [value] if value else []:
-            folder = _folder(root, base, str(entry))
-            if folder is None:
-                remedy = f"add the folder or delete `{key}` from {path.name}"
-                value_text = f"`{key}: {entry}` is no folder of images below {root.name or root}"
-                findings.append(Finding(Code.SPLIT_MISSING, "warning", path.name, value_text, remedy))
-            else:
-                folders.append((split, folder))
-    folders = _distinct(folders)
-    if not folders:
-        raise UsageError(f"{path} leads to no folder of images", "write `train: images/train` relative to the file")
-    return _with_images(YoloSource(root, categories, tuple(folders), tuple(findings)))
-
-
-def _distinct(folders: Iterable[tuple[str | None, str]]) -> list[tuple[str | None, str]]:
-    """Folders once each; one that several splits name belongs to none of them (it is split by scene instead)."""
-    splits: dict[str, list[str | None]] = {}
-    for split, folder in folders:
-        splits.setdefault(folder, []).append(split)
-    return [(named[0] if len(set(named)) == 1 else None, folder) for folder, named in splits.items()]
-
-
-def _folder(root: Path, base: Path, entry: str) -> str | None:
-    """An entry of data.yaml as a folder relative to the root. Some exporters write `../train/images` for
-    `train/images`."""
-    without_up = entry
-    while without_up.startswith("../"):
-        without_up = without_up[3:]
-    for candidate in (base / entry, base / without_up):
-        if candidate.is_dir() and inside_root(root, candidate):
-            # Links inside the source keep their own names: labels are looked for beside those.
-            folder = Path(os.path.relpath(candidate, root))
-            return (candidate.resolve().relative_to(root.resolve()) if ".." in folder.parts else folder).as_posix()
-    return None
-
-
-def _names(described: Mapping[str, Any], path: Path) -> Categories:
-    names = described.get("names")
-    count = described.get("nc")
-    if isinstance(names, Mapping):
-        by_id = {int(key): name for key, name in names.items() if str(key).isdecimal()}
-        missing = sorted(set(range(len(names))) - by_id.keys())
-        if missing:
-            raise UsageError(f"{path}: class {missing[0]} has no name", "give every class from 0 on a name")
-        names = [by_id[key] for key in sorted(by_id)]
-    if not isinstance(names, list) or not names:
-        raise UsageError(f"{path} names no classes", "add `names:`, or pass --names a,b,c")
-    for index, name in enumerate(names):
-        if not isinstance(name, str | int | float) or isinstance(name, bool):
-            # YAML takes an unquoted `no`, `on` or `~` for False, True and nothing.
-            raise UsageError(f"{path}: the name of class {index} reads as {name!r}", "write it in quotes")
-    if isinstance(count, int) and count != len(names):
-        raise UsageError(f"{path}: nc is {count} but there are {len(names)} names", "make them agree")
-    try:
-        return Categories(tuple(str(name).strip() for name in names))
-    except RecordError as error:
-        raise UsageError(f"{path}: {error.message}", error.remedy) from error
+    classes = named_classes(names) if names else classes_of_lines(source / _CLASSES)
+    return _with_images(YoloSource(source, classes, (Place("images", None),), source))
 
 
 def _with_images(source: YoloSource) -> YoloSource:
-    if not any(next(files_below(source.root / folder, IMAGE_SUFFIXES), None) for _, folder in source.folders):
-        where = ", ".join(folder for _, folder in source.folders)
-        raise UsageError(f"{source.root} holds no image in {where}", "add images, such as .jpg or .png")
-    return source
-
-
-def _stem(path: Path) -> str:
-    return path.with_suffix("").as_posix()
+    for place in source.places:
+        if place.is_list or next(_files(source.root, place.path, IMAGE_SUFFIXES), None) is not None:
+            return source
+    where = ", ".join(place.path for place in source.places)
+    raise UsageError(f"{source.root} holds no image in {where}", "add images, such as .jpg or .png")

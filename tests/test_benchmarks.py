@@ -1,0 +1,25 @@
+"""Benchmarks run, and print what they promise; what they measure is not tested."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "ratios"),
+    [
+        ("ingest", ("--images", "40", "--rounds", "1"), {"tfds_vs_shardbox", "shardbox_vs_floor_speed"}),
+        ("scale", ("--images", "2000", "--objects", "2"), {"plan_bytes_per_image", "shuffle_bytes_per_image"}),
+    ],
+)
+def test_the_last_line_is_the_result(name: str, options: tuple[str, ...], ratios: set[str], tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--json", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["benchmark"] == name and result["rows"]
+    assert ratios <= result["ratios"].keys() and all(value > 0 for value in result["ratios"].values())

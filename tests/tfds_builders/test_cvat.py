@@ -1,0 +1,659 @@
+"""CVAT: what is read, what is found, and what is written."""
+
+import json
+import math
+import tempfile
+import tracemalloc
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataflow.errors import UsageError
+from dataflow.findings import Code, Policy
+from dataflow.images import read_header
+from dataflow.records import Categories, ImageRecord, Objects, no_objects
+from tests.factories import Loaded, load, photograph, prepare, write
+from tests.tfds_builders.record_strategies import SPLITS, datasets
+from tfds_builders.builders import RefusedError
+from tfds_builders.formats.cvat import open_cvat
+from tfds_builders.formats.cvat_writer import CvatWriter
+from tfds_builders.formats.cvat_xml import nodes
+
+JPEG = photograph()  # 64 wide, 48 high
+XML = "annotations.xml"
+BOX = 'xtl="10" ytl="12" xbr="30" ybr="40"'
+FIRST = 4  # The line of the first element behind <meta>.
+
+
+def element(tag: str, attributes: str, inside: str = "", label: str = "cat") -> str:
+    return f'<{tag} label="{label}" source="manual" occluded="0" {attributes}>{inside}</{tag}>'
+
+
+CAT = element("box", BOX)
+
+
+def image(*shapes: str, name: str = "a.jpg", size: tuple[int, int] = (48, 64), more: str = "") -> str:
+    """An <image>: itself, each shape and its end on a line each."""
+    start = f'<image id="0" name={quoteattr(name)} width="{size[1]}" height="{size[0]}" {more}>'
+    return "\n".join([start, *shapes, "</image>"])
+
+
+def document(*elements: str, labels: Sequence[str] = ("cat", "dog"), owner: str = "task", meta: str = "") -> str:
+    named = "".join(f"<label><name>{name}</name><attributes/></label>" for name in labels)
+    head = f"<annotations><version>1.1</version><meta><{owner}><labels>{named}</labels>{meta}</{owner}></meta>"
+    return "\n".join(['<?xml version="1.0" encoding="utf-8"?>', head, *elements, "</annotations>"])
+
+
+def one_image(root: Path, *shapes: str, **more: Any) -> Path:
+    write(root / "images" / "a.jpg", JPEG)
+    write(root / XML, document(image(*shapes, **more)))
+    return root
+
+
+class TestLayouts:
+    def test_an_export_with_its_images(self, tmp_path: Path) -> None:
+        source = open_cvat(one_image(tmp_path, CAT))
+        assert source.categories.names == ("cat", "dog"), "in the order of the labels"
+        loaded = load(source)
+        assert not loaded.findings and loaded.boxes("a").tolist() == [[10, 12, 30, 40]]
+        example = loaded.example("a")
+        assert example["provenance"] == "annotations.xml:3" and example["image/filename"] == "images/a.jpg"
+        assert example["image/source_id"] == "0"
+
+    def test_the_file_itself_and_images_right_beside_it(self, tmp_path: Path) -> None:
+        write(tmp_path / "a.jpg", JPEG)
+        write(tmp_path / "job_7.xml", document(image(CAT), owner="job"))
+        loaded = load(open_cvat(tmp_path / "job_7.xml"))
+        assert not loaded.findings and list(loaded.outcomes) == ["a"]
+
+    @pytest.mark.parametrize(
+        ("subset", "split"),
+        [
+            ("Train", "train"),
+            ("validation", "validation"),
+            ("Val", "validation"),
+            ("Test", "test"),
+            ("night_2", "night_2"),
+            ("default", None),
+            ("", None),
+            ("no name of a split", None),
+        ],
+    )
+    def test_subsets(self, subset: str, split: str | None, tmp_path: Path) -> None:
+        one_image(tmp_path, CAT, more=f'subset="{subset}"')
+        [reference] = open_cvat(tmp_path).scan().references
+        assert reference.split == split
+
+    def test_projects_have_a_folder_for_each_subset(self, tmp_path: Path) -> None:
+        for folder, seed in (("Train", 0), ("Test", 1)):
+            write(tmp_path / "images" / folder / "é.jpg", photograph(seed=seed))
+        images = [image(CAT, name="é.jpg", more=f'subset="{folder}"') for folder in ("Train", "Test")]
+        write(tmp_path / XML, document(*images, owner="project"))
+        source = open_cvat(tmp_path)
+        assert sorted(load(source).outcomes) == ["Test/é", "Train/é"] and not source.scan().findings
+        assert {r.image_id: r.split for r in source.scan().references} == {"Test/é": "test", "Train/é": "train"}
+
+    @pytest.mark.parametrize("name", ["scene/a.jpg", "images/scene/a.jpg"])
+    def test_ids_are_paths_below_the_images(self, name: str, tmp_path: Path) -> None:
+        write(tmp_path / "images" / "scene" / "a.jpg", JPEG)
+        write(tmp_path / XML, document(image(CAT, name=name)))
+        assert list(load(open_cvat(tmp_path)).outcomes) == ["scene/a"]
+
+    def test_classes(self, tmp_path: Path) -> None:
+        one_image(tmp_path, CAT, element("box", 'xtl="1" ytl="1" xbr="9" ybr="9"', label=" ant "))
+        assert open_cvat(tmp_path, ("x", "cat")).categories.names == ("x", "cat")
+        text = (tmp_path / XML).read_text()
+        write(tmp_path / XML, text.replace("<name>dog</name>", "<name>dog</name><parent>cat</parent>"))
+        assert open_cvat(tmp_path).categories.names == ("cat",), "a joint of a skeleton is no class"
+        write(tmp_path / XML, text.replace("<label>", "<other>").replace("</label>", "</other>"))
+        assert open_cvat(tmp_path).categories.names == ("ant", "cat"), "those that occur"
+
+    def test_a_quick_look(self, tmp_path: Path) -> None:
+        one_image(tmp_path, element("box", BOX, label="dog"), CAT, element("box", BOX, label="cow"))
+        write(tmp_path / "images" / "b.jpg", JPEG)
+        source = open_cvat(tmp_path)
+        first, second = source.scan().references
+        assert source.class_ids(first) == [0, 1] and source.class_ids(second) == []
+        assert source.image_path(first) == tmp_path / "images" / "a.jpg"
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (None, r"holds no annotations\.xml"),
+            ("", "annotations.xml:1: not XML"),
+            ("<annotations>\n<image", "annotations.xml:2: not XML"),
+            ("<annotation/>", "no CVAT file: its root is <annotation>"),
+            ("<annotations/>", "lists no <image>"),
+            (document(image(), labels=()), "names no class"),
+            (document(image(CAT), labels=("two\nlines",)), "the class name 'two"),
+            ('<?xml version="1.0" encoding="klingon"?><annotations/>', "annotations.xml"),
+            ('<?xml version="1.0" encoding="utf-7"?><annotations/>', "annotations.xml"),
+            (b"\xff\xfe", "annotations.xml"),
+        ],
+    )
+    def test_what_is_no_source(self, content: str | bytes | None, message: str, tmp_path: Path) -> None:
+        write(tmp_path / "images" / "a.jpg", JPEG)
+        if content is not None:
+            write(tmp_path / XML, content)
+        with pytest.raises(UsageError, match=message) as caught:
+            open_cvat(tmp_path)
+        assert caught.value.remedy
+
+    def test_without_images(self, tmp_path: Path) -> None:
+        write(tmp_path / XML, document(image(CAT)))
+        with pytest.raises(UsageError, match="holds no image"):
+            open_cvat(tmp_path)
+
+    @pytest.mark.parametrize(
+        "entities",
+        [
+            '<!ENTITY a0 "boom">' + "".join(f'<!ENTITY a{i + 1} "&a{i};&a{i};&a{i};&a{i};">' for i in range(20)),
+            '<!ENTITY a20 SYSTEM "file:///etc/passwd">',
+            "",
+        ],
+    )
+    def test_document_types_are_refused(self, entities: str, tmp_path: Path) -> None:
+        one_image(tmp_path)
+        doctype = f'<?xml version="1.0"?>\n<!DOCTYPE annotations [{entities}]>\n'
+        text = f'{doctype}<annotations><image name="&a20;"/></annotations>'
+        write(tmp_path / XML, text)
+        with pytest.raises(UsageError, match=r"annotations\.xml:2: a document type"):
+            open_cvat(tmp_path)
+
+    @pytest.mark.parametrize("what", [XML, "images"])
+    def test_links_out_of_the_source(self, what: str, tmp_path: Path) -> None:
+        outside = one_image(tmp_path / "outside", CAT)
+        root = one_image(tmp_path / "source", CAT)
+        (root / what).rename(root / "old")
+        (root / what).symlink_to(outside / what)
+        with pytest.raises(UsageError, match="is a link out of"):
+            open_cvat(root)
+
+    def test_memory_does_not_grow_with_the_file(self, tmp_path: Path) -> None:
+        """Elements are taken a chunk at a time."""
+        peaks = {}
+        for count in (300, 1_500):
+            path = tmp_path / f"{count}.xml"
+            images = (image(*[CAT] * 20, name=f"{number}.jpg") for number in range(count))
+            path.write_text(f"<annotations>{''.join(images)}</annotations>")
+            tracemalloc.start()
+            assert sum(1 for _ in nodes(path)) == count
+            peaks[count] = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert peaks[1_500] < 1.2 * peaks[300] < path.stat().st_size
+
+
+class TestShapes:
+    @pytest.mark.parametrize(
+        ("tag", "attributes", "box", "area"),
+        [
+            ("box", BOX, [10, 12, 30, 40], 560),
+            ("box", f'{BOX} rotation="0.0"', [10, 12, 30, 40], 560),
+            ("box", 'xtl="20" ytl="10" xbr="40" ybr="20" rotation="90"', [25, 5, 35, 25], 200),
+            ("box", 'xtl="20" ytl="10" xbr="40" ybr="20" rotation="30"', None, 200),
+            ("polygon", 'points="10,12;30,12;20,40.5"', [10, 12, 30, 40.5], 285),
+            ("ellipse", 'cx="20" cy="20" rx="10" ry="5"', [10, 15, 30, 25], math.pi * 50),
+            ("ellipse", 'cx="20" cy="20" rx="10" ry="5" rotation="90"', [15, 10, 25, 30], math.pi * 50),
+            ("mask", 'rle="1, 3, 2" left="5" top="6" width="3" height="2"', [5, 6, 8, 8], 3),
+        ],
+    )
+    def test_boxes_and_areas(self, tag: str, attributes: str, box: list[float], area: float, tmp_path: Path) -> None:
+        loaded = load(open_cvat(one_image(tmp_path, element(tag, attributes))))
+        assert not loaded.quarantined
+        assert loaded.column("a", "area") == [pytest.approx(area, rel=1e-4)]
+        if box is not None:
+            assert np.abs(loaded.boxes("a") - box).max() < 1e-3
+
+    def test_a_turned_box_turns_clockwise(self, tmp_path: Path) -> None:
+        turned = element("box", 'xtl="20" ytl="10" xbr="40" ybr="20" rotation="30"')
+        loaded = load(open_cvat(one_image(tmp_path, turned)))
+        [polygon] = json.loads(loaded.column("a", "segmentation")[0])
+        cos, sin = math.cos(math.pi / 6), math.sin(math.pi / 6)
+        # The upper right corner goes down, where y is larger.
+        assert polygon[2:4] == pytest.approx([30 + 10 * cos + 5 * sin, 15 + 10 * sin - 5 * cos])
+
+    def test_polygons_and_masks_are_kept(self, tmp_path: Path) -> None:
+        mask = element("mask", 'rle="1, 3, 2" left="5" top="6" width="3" height="2"')
+        loaded = load(open_cvat(one_image(tmp_path, element("polygon", 'points="10,12;30,12;20,40.5"'), mask)))
+        polygon, runs = map(json.loads, loaded.column("a", "segmentation"))
+        assert polygon == [[10, 12, 30, 12, 20, 40.5]]
+        assert runs["size"] == [48, 64]
+        pixels = (np.repeat(np.arange(len(runs["counts"])) % 2, runs["counts"])).reshape(64, 48).T
+        assert np.argwhere(pixels).tolist() == [[6, 6], [6, 7], [7, 5]]
+
+    def test_the_same_pixels_as_pycocotools(self, tmp_path: Path) -> None:
+        coco_mask = pytest.importorskip("pycocotools.mask")
+        mask = element("mask", 'rle="1, 3, 2" left="5" top="6" width="3" height="2"')
+        loaded = load(open_cvat(one_image(tmp_path, mask)))
+        runs = json.loads(loaded.column("a", "segmentation")[0])
+        pixels = coco_mask.decode(coco_mask.frPyObjects(runs, *runs["size"]))
+        assert np.argwhere(pixels).tolist() == [[6, 6], [6, 7], [7, 5]]
+
+    def test_attributes(self, tmp_path: Path) -> None:
+        marks = [
+            {},
+            {"is_crowd": "true"},
+            {"difficult": "True", "truncated": "1"},
+            {"is_crowd": "false", "truncated": "false", "colour": "true"},
+            {"track_id": "7"},
+            {"track_id": "seven"},
+            {"track_id": "-1"},
+        ]
+        shapes = [
+            element(
+                "box",
+                f'xtl="1" ytl="1" xbr="{20 + i}" ybr="20"',
+                "".join(f'<attribute name="{name}">{text}</attribute>' for name, text in each.items()),
+            )
+            for i, each in enumerate(marks)
+        ]
+        loaded = load(open_cvat(one_image(tmp_path, *shapes)))
+        assert not loaded.findings
+        assert loaded.column("a", "is_crowd") == [False, True, True, False, False, False, False]
+        assert loaded.column("a", "is_truncated") == [False, False, True, False, False, False, False]
+        assert loaded.column("a", "id") == [-1, -1, -1, -1, 7, -1, -1]
+
+    def test_upright_as_cvat_shows_it(self, tmp_path: Path) -> None:
+        one_image(tmp_path, element("box", 'xtl="1" ytl="1" xbr="40" ybr="60"'), size=(64, 48))
+        write(tmp_path / "images" / "a.jpg", photograph(48, 64, orientation=6))
+        assert load(open_cvat(tmp_path)).boxes("a").tolist() == [[1, 1, 40, 60]]
+
+    def test_background_and_image_level_tags(self, tmp_path: Path) -> None:
+        loaded = load(open_cvat(one_image(tmp_path, '<tag label="sunny" source="manual"></tag>')))
+        assert not loaded.findings and len(loaded.boxes("a")) == 0
+
+
+def video(root: Path, *tracks: str, frames: Sequence[int] = (0, 1, 2), name: str = "frame_{:06d}.jpg") -> Path:
+    for number in frames:
+        write(root / "images" / name.format(number), photograph(seed=number))
+    size = "<original_size><width>64</width><height>48</height></original_size>"
+    write(root / XML, document(*tracks, meta=size))
+    return root
+
+
+def track(number: int, *frames: int, label: str = "cat", outside: int = -1) -> str:
+    boxes = "\n".join(
+        f'<box frame="{frame}" outside="{int(frame == outside)}" occluded="0" keyframe="1" {BOX}></box>'
+        for frame in frames
+    )
+    return f'<track id="{number}" label="{label}" source="manual">\n{boxes}\n</track>'
+
+
+class TestVideos:
+    def test_tracks(self, tmp_path: Path) -> None:
+        loaded = load(open_cvat(video(tmp_path, track(0, 0, 1, 2, outside=2), track(5, 1, label="dog"))))
+        assert not loaded.findings
+        assert [loaded.column(f"frame_00000{n}", "id") for n in range(3)] == [[0], [0, 5], []]
+        assert loaded.column("frame_000001", "label") == [0, 1]
+        assert loaded.boxes("frame_000000").tolist() == [[10, 12, 30, 40]]
+        assert len({outcome.example["scene"] for outcome in loaded.outcomes.values() if outcome.example}) == 1
+        assert loaded.example("frame_000000")["provenance"] == "annotations.xml:4"
+
+    def test_every_nth_frame(self, tmp_path: Path) -> None:
+        loaded = load(open_cvat(video(tmp_path, track(0, 0, 1, 2, 3), frames=(0, 2), name="{}.jpg")))
+        assert loaded.places() == [(Code.LABEL_WITHOUT_IMAGE, XML, 5)]
+        assert loaded.findings[0].severity == "info" and "2 boxes of 2 frames" in loaded.findings[0].value
+        assert sorted(loaded.outcomes) == ["0", "2"]
+
+    def test_what_is_no_frame(self, tmp_path: Path) -> None:
+        video(tmp_path, track(0, 0, 1, 2))
+        write(tmp_path / "images" / "cover.jpg", JPEG)
+        loaded = load(open_cvat(tmp_path))
+        assert loaded.places() == [(Code.LABEL_MISSING, XML, None)] and loaded.quarantined == ["cover"]
+
+    def test_boxes_of_no_frame(self, tmp_path: Path) -> None:
+        loaded = load(open_cvat(video(tmp_path, track(0, 0, 1).replace('frame="1"', 'frame="one"'))))
+        assert loaded.places() == [(Code.LABEL_MALFORMED, XML, 5)]
+
+    def test_another_size(self, tmp_path: Path) -> None:
+        video(tmp_path, track(0, 0))
+        write(tmp_path / "images" / "frame_000000.jpg", photograph(100, 64))
+        loaded = load(open_cvat(tmp_path))
+        assert loaded.places() == [(Code.SIZE_MISMATCH, XML, None)] and loaded.quarantined == ["frame_000000"]
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [("still.{:d}x.jpg", "none of its frames is an image"), ("{}/frame_7.jpg", "are frame 7")],
+    )
+    def test_frames_that_are_none(self, name: str, message: str, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=message) as caught:
+            open_cvat(video(tmp_path, track(0, 0, 1), name=name))
+        assert "CVAT for images 1.1" in caught.value.remedy
+
+
+BROKEN: list[tuple[str, Code]] = [
+    (element("box", BOX, label="cow"), Code.CLASS_UNKNOWN),
+    (f"<box {BOX}></box>", Code.CLASS_UNKNOWN),
+    (element("box", 'xtl="1" ytl="2" xbr="30"'), Code.LABEL_MALFORMED),
+    (element("box", 'xtl="1" ytl="2" xbr="30" ybr="forty"'), Code.LABEL_MALFORMED),
+    (element("box", f'{BOX} rotation="inf"'), Code.LABEL_MALFORMED),
+    (element("polygon", 'points="1,2;30,40"'), Code.LABEL_MALFORMED),
+    (element("polygon", 'points="1,2;30;3,4"'), Code.LABEL_MALFORMED),
+    (element("polygon", ""), Code.LABEL_MALFORMED),
+    (element("polyline", 'points="1,2;30,40;5,5"'), Code.LABEL_MALFORMED),
+    (element("points", 'points="1,2"'), Code.LABEL_MALFORMED),
+    (element("cuboid", BOX), Code.LABEL_MALFORMED),
+    (element("skeleton", "", element("points", 'points="1,2"')), Code.LABEL_MALFORMED),
+    (element("ellipse", 'cx="20" cy="20" rx="10"'), Code.LABEL_MALFORMED),
+    (element("ellipse", 'cx="20" cy="20" rx="10" ry="5" rotation="nan"'), Code.LABEL_MALFORMED),
+    (element("mask", 'rle="1, 3" left="5" top="6" width="3" height="2"'), Code.LABEL_MALFORMED),
+    (element("mask", 'rle="9, -3" left="5" top="6" width="3" height="2"'), Code.LABEL_MALFORMED),
+    (element("mask", 'rle="" left="5" top="6" width="3" height="2"'), Code.LABEL_MALFORMED),
+    (element("mask", 'rle="6" left="5.5" top="6" width="3" height="2"'), Code.LABEL_MALFORMED),
+    (element("mask", 'rle="6" left="60" top="6" width="30" height="2"'), Code.BOX_OUTSIDE),
+    (element("mask", 'rle="6" left="1" top="1" width="99999999" height="99999999"'), Code.BOX_OUTSIDE),
+    (element("box", 'xtl="1" ytl="2" xbr="1" ybr="40"'), Code.BOX_EMPTY),
+    (element("box", 'xtl="30" ytl="2" xbr="1" ybr="40"'), Code.BOX_EMPTY),
+    (element("box", 'xtl="1" ytl="2" xbr="nan" ybr="40"'), Code.BOX_NOT_FINITE),
+    (element("polygon", 'points="1,2;30,40;5,inf"'), Code.BOX_NOT_FINITE),
+    (element("box", 'xtl="1" ytl="2" xbr="70" ybr="40"'), Code.BOX_OUTSIDE),
+]
+
+
+class TestFindings:
+    @pytest.mark.parametrize(("shape", "code"), BROKEN)
+    def test_objects(self, shape: str, code: Code, tmp_path: Path) -> None:
+        source = open_cvat(one_image(tmp_path, CAT, shape))
+        loaded = load(source)
+        assert loaded.places() == [(code, XML, FIRST + 1)] and loaded.quarantined == ["a"]
+        repaired = load(source, repair=True)
+        assert repaired.places() == [(code, XML, FIRST + 1)] and repaired.findings[0].repaired
+        assert len(repaired.boxes("a")) == 1 + (code is Code.BOX_OUTSIDE)
+
+    def test_an_object_twice(self, tmp_path: Path) -> None:
+        assert load(open_cvat(one_image(tmp_path, CAT, CAT))).places() == [(Code.OBJECT_TWICE, XML, FIRST + 1)]
+
+    def test_boxes_as_shares(self, tmp_path: Path) -> None:
+        loaded = load(open_cvat(one_image(tmp_path, element("box", 'xtl="0.1" ytl="0.1" xbr="0.5" ybr="0.5"'))))
+        assert loaded.places() == [(Code.BOX_UNITS, XML, FIRST)]
+
+    def test_another_size(self, tmp_path: Path) -> None:
+        loaded = load(open_cvat(one_image(tmp_path, CAT, size=(480, 640))))
+        assert loaded.places() == [(Code.SIZE_MISMATCH, XML, FIRST - 1)] and loaded.quarantined == ["a"]
+
+    @pytest.mark.parametrize("size", ['width="0" height="0"', 'width="x" height="48"', 'width="٣" height="48"', ""])
+    def test_no_size(self, size: str, tmp_path: Path) -> None:
+        one_image(tmp_path, CAT)
+        text = (tmp_path / XML).read_text()
+        write(tmp_path / XML, text.replace('width="64" height="48"', size))
+        assert not load(open_cvat(tmp_path)).findings
+
+    def test_images_and_labels_that_are_missing(self, tmp_path: Path) -> None:
+        one_image(tmp_path, CAT)
+        write(tmp_path / "images" / "b.jpg", photograph(seed=1))
+        text = document(image(CAT), image(CAT, name="gone.jpg"), '<image id="3"/>', '<image name="/"/>')
+        write(tmp_path / XML, text)
+        source = open_cvat(tmp_path)
+        loaded = load(source)
+        assert sorted(loaded.places(), key=str) == sorted(
+            [
+                (Code.LABEL_MALFORMED, XML, 9),
+                (Code.LABEL_MALFORMED, XML, 10),
+                (Code.LABEL_MISSING, XML, None),
+                (Code.IMAGE_MISSING, "images/gone.jpg", None),
+            ],
+            key=str,
+        )
+        assert loaded.quarantined == ["b", "gone"]
+        assert len(load(source, repair=True).boxes("b")) == 0
+
+    def test_an_image_listed_twice(self, tmp_path: Path) -> None:
+        one_image(tmp_path, CAT)
+        write(tmp_path / XML, document(image(CAT), image(CAT, name="./a.jpg")))
+        for repair in (False, True):
+            loaded = load(open_cvat(tmp_path), repair)
+            assert loaded.places() == [(Code.LISTED_TWICE, XML, 6)]
+            assert loaded.quarantined == ["annotations.xml:6"] and len(loaded.boxes("a")) == 1
+
+    @pytest.mark.parametrize("name", ["../../secret.jpg", "OUTSIDE/secret.jpg", "link.jpg"])
+    def test_paths_out_of_the_source(self, name: str, tmp_path: Path) -> None:
+        write(tmp_path / "secret.jpg", JPEG)
+        root = one_image(tmp_path / "source", CAT)
+        if name == "link.jpg":
+            (root / "images" / name).symlink_to(tmp_path / "secret.jpg")
+        shown = name.replace("OUTSIDE", str(tmp_path))
+        write(root / XML, document(image(CAT), image(CAT, name=shown)))
+        loaded = load(open_cvat(root), repair=True)
+        assert [code for code, _, _ in loaded.places()] == [Code.IMAGE_OUTSIDE_ROOT]
+        assert len(loaded.quarantined) == 1 and len(loaded.boxes("a")) == 1
+
+    def test_a_name_too_long_for_a_file(self, tmp_path: Path) -> None:
+        one_image(tmp_path, CAT)
+        write(tmp_path / XML, document(image(CAT), image(CAT, name="x" * 5000 + ".jpg")))
+        assert [code for code, _, _ in load(open_cvat(tmp_path)).places()] == [Code.IMAGE_UNREADABLE]
+
+
+class TestPolicies:
+    @pytest.mark.parametrize(("policy", "prepared"), [("quarantine", 1), ("repair", 4), ("fail", 0)])
+    def test_no_image_is_lost(self, policy: Policy, prepared: int, tmp_path: Path) -> None:
+        root = tmp_path / "source"
+        one_image(root, CAT)
+        broken = [image(shape, name=f"{i}.jpg") for i, (shape, _) in enumerate((BROKEN[0], BROKEN[-1]))]
+        broken += [image(CAT, name="2.jpg", size=(4, 4)), image(CAT, name="gone.jpg"), image(CAT, name="a.jpg")]
+        for number in range(4):
+            write(root / "images" / f"{number}.jpg", photograph(seed=number + 1))
+        write(root / XML, document(image(CAT), *broken))
+        before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        if policy == "fail":
+            with pytest.raises(RefusedError) as caught:
+                prepare(open_cvat(root), tmp_path / "out", policy=policy)
+            audit = caught.value.audit.to_json()
+        else:
+            dataset = prepare(open_cvat(root), tmp_path / "out", policy=policy)
+            audit = json.loads((dataset.path / "audit.json").read_text())
+            assert audit["images_prepared"] == prepared
+        assert audit["images_in"] == audit["images_prepared"] + audit["images_quarantined"] == 7
+        assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before, "never changed"
+
+
+def balanced(loaded: Loaded, count: int) -> None:
+    """Every image is prepared, or kept out with an error that says why."""
+    assert len(loaded.outcomes) == count
+    for outcome in loaded.outcomes.values():
+        errors = [finding for finding in outcome.findings if finding.severity == "error" and not finding.repaired]
+        assert (outcome.example is None) == bool(errors)
+    for finding in loaded.findings:
+        assert finding.remedy and str(finding).count("\n") == 0
+
+
+numbers = st.one_of(
+    st.integers(-3, 70).map(str),
+    st.floats().map(str),
+    st.sampled_from(["", "1_0", "½", "9" * 400, "1,2;3,4;5,6", "1,2", "0, 6", "٣", "x\ny", "a.jpg", "../a.jpg"]),
+)
+plain = ("name", "width", "height", "subset", "id", "frame", "outside", "label", "rotation", "points", "rle")
+keys = st.sampled_from([*plain, "xtl", "ytl", "xbr", "ybr", "cx", "cy", "rx", "ry", "left", "top"])
+around = ("meta", "task", "labels", "label", "image", "track", "attribute")
+tags = st.sampled_from([*around, "box", "polygon", "ellipse", "mask", "points", "tag"])
+trees = st.recursive(
+    st.builds(lambda text: text.replace("\n", " "), numbers),
+    lambda inner: st.builds(
+        lambda tag, attributes, parts: (
+            f"<{tag} " + " ".join(f"{k}={quoteattr(v)}" for k, v in attributes.items()) + f">{''.join(parts)}</{tag}>"
+        ),
+        tags,
+        st.dictionaries(keys, numbers, max_size=6),
+        st.lists(inner, max_size=3),
+    ),
+    max_leaves=10,
+)
+
+
+class TestGarbage:
+    @settings(max_examples=150)
+    @given(elements=st.lists(trees, max_size=4), shapes=st.lists(trees, max_size=3), repair=st.booleans())
+    def test_trees(self, elements: list[str], shapes: list[str], repair: bool) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            root = one_image(Path(folder))
+            write(root / XML, document(image(*shapes), *elements))
+            try:
+                source = open_cvat(root)
+            except UsageError as error:
+                assert error.remedy
+                return
+            listing = source.scan()
+            ids = [reference.image_id for reference in listing.references]
+            assert "a" in ids
+            if len(set(ids)) == len(ids):
+                balanced(load(source, repair), len(ids))
+
+    @given(data=st.binary(max_size=60), keep=st.integers(0, 500))
+    def test_bytes_and_stumps(self, data: bytes, keep: int) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            root = one_image(Path(folder), CAT)
+            whole = (root / XML).read_bytes()
+            for content in (data, whole[:keep], whole[:keep] + data + whole[keep:]):
+                write(root / XML, content)
+                try:
+                    source = open_cvat(root)
+                except UsageError as error:
+                    assert error.remedy
+                    continue
+                ids = [reference.image_id for reference in source.scan().references]
+                if len(set(ids)) == len(ids):  # Those that occur twice are for the plan to find.
+                    balanced(load(source), len(ids))
+
+
+def record(name: str, content: bytes, objects: Objects, **more: Any) -> ImageRecord:
+    height, width = read_header(content).size
+    return ImageRecord(name, content, height, width, objects, more.pop("group_id", name), "somewhere", **more)
+
+
+def written(out: Path, names: Sequence[str], *records: ImageRecord, split: str = "train") -> CvatWriter:
+    out.mkdir(exist_ok=True)
+    writer = CvatWriter(out, Categories(tuple(names)), ("train", "test"))
+    for each in records:
+        writer.add(each, split)
+    writer.close()
+    return writer
+
+
+RUNS = json.dumps({"size": [48, 64], "counts": [48 * 5 + 6, 2, 46, 1, 3072 - 48 * 6 - 7]})
+SQUARE = json.dumps([[2.5, 3, 20, 3, 20, 30.25, 2.5, 30.25]])
+
+
+def rich_objects() -> Objects:
+    return Objects(
+        boxes=np.array([[2.5, 3, 20, 30.25], [0, 0, 1, 1], [5, 5, 64, 48], [5, 6, 7, 8]]),
+        category_ids=np.array([1, 0, 1, 0]),
+        areas=np.array([17.5 * 27.25, 1, 59 * 43, 3]),
+        is_crowd=np.array([False, False, True, False]),
+        is_truncated=np.array([False, True, False, False]),
+        segmentations=(SQUARE, "", "", RUNS),
+        track_ids=np.array([-1, 7, 0, -1]),
+    )
+
+
+class TestWriter:
+    def test_equal_records(self, tmp_path: Path) -> None:
+        turned = photograph(48, 64, orientation=6, seed=3)
+        records = [
+            record("scène/000001", JPEG, rich_objects(), source_id="17"),
+            record("scène/000002", photograph(encoding="PNG", seed=2), no_objects()),
+            record("b", turned, Objects(np.array([[0, 0, 48, 64]]), np.array([0])), source_id="17"),
+        ]
+        writer = written(tmp_path, ["cat", 'd&g "<é>'], *records)
+        assert writer.losses == {"ids of the source": 1}
+        assert sorted(path.name for path in tmp_path.iterdir()) == [XML, "images"]
+        source = open_cvat(tmp_path)
+        assert source.categories.names == ("cat", 'd&g "<é>')
+        assert {reference.split for reference in source.scan().references} == {"train"}
+        loaded = load(source)
+        assert {finding.code for finding in loaded.findings} == {Code.EXIF_ORIENTATION, Code.BOX_ABSURD}
+        for each in records:
+            example = loaded.example(each.image_id)
+            assert example["image"] == each.image
+            assert (example["image/height"], example["image/width"]) == each.size
+            assert np.abs(loaded.boxes(each.image_id) - each.objects.boxes).max(initial=0) < 1e-2
+            assert loaded.column(each.image_id, "label") == each.objects.category_ids.tolist()
+            assert loaded.column(each.image_id, "is_crowd") == each.objects.is_crowd.tolist()
+            assert loaded.column(each.image_id, "is_truncated") == each.objects.is_truncated.tolist()
+            assert np.allclose(loaded.column(each.image_id, "area"), each.objects.areas, rtol=1e-4)
+        masks = [json.loads(text or "null") for text in loaded.column("scène/000001", "segmentation")]
+        assert masks == [json.loads(SQUARE), None, None, json.loads(RUNS)]
+        assert loaded.column("scène/000001", "id") == [-1, 7, 0, -1]
+        assert loaded.example("scène/000001")["image/source_id"] == "17"
+
+    def test_compressed_run_lengths(self, tmp_path: Path) -> None:
+        coco_mask = pytest.importorskip("pycocotools.mask")
+        runs = json.loads(RUNS)
+        compressed = coco_mask.frPyObjects(runs, 48, 64)
+        text = json.dumps({"size": [48, 64], "counts": compressed["counts"].decode()})
+        box = np.array([[5, 6, 7, 8]])
+        each = record("a", JPEG, Objects(box, np.array([0]), np.array([3]), segmentations=(text,)))
+        assert not written(tmp_path, ["cat"], each).losses
+        assert json.loads(load(open_cvat(tmp_path)).column("a", "segmentation")[0]) == runs
+
+    @pytest.mark.parametrize("split", ["train", "validation", "test", "night"])
+    def test_splits(self, split: str, tmp_path: Path) -> None:
+        written(tmp_path, ["cat"], record("a", JPEG, no_objects()), split=split)
+        [reference] = open_cvat(tmp_path).scan().references
+        assert reference.split == split
+
+    def test_losses(self, tmp_path: Path) -> None:
+        box = [2, 3, 20, 30]
+        objects = Objects(
+            boxes=np.array([box] * 3),
+            category_ids=np.zeros(3, int),
+            areas=np.array([486, 486, 100]),
+            segmentations=(json.dumps([[2, 3, 20, 3, 20, 30], [2, 3, 5, 5, 2, 30]]), RUNS, ""),
+            changes=np.array([0, 1, 0]),
+        )
+        writer = written(tmp_path, ["c\x01t"], record("a\x02", JPEG, objects, group_id="walk", source_id="x17"))
+        assert writer.losses == {
+            "image ids": 1,
+            "classes of objects": 3,
+            "masks": 2,
+            "changes": 1,
+            "scenes": 1,
+            "ids of the source": 1,
+            "areas other than the shape's": 1,
+        }
+        loaded = load(open_cvat(tmp_path))
+        assert list(loaded.outcomes) == ["a_"] and np.abs(loaded.boxes("a_") - box).max() < 1e-3
+
+    @settings(max_examples=60)
+    @given(made=datasets())
+    def test_any_records(self, made: tuple[Categories, list[tuple[str, ImageRecord]]]) -> None:
+        categories, items = made
+        with tempfile.TemporaryDirectory() as folder:
+            writer = CvatWriter(Path(folder), categories, SPLITS)
+            for split, each in items:
+                writer.add(each, split)
+            writer.close()
+            source = open_cvat(Path(folder))
+            assert source.categories.names == categories.names
+            listing, loaded = source.scan(), load(source)
+        assert not loaded.quarantined and len(loaded.outcomes) == len(items)
+        assert not listing.findings
+        assert {reference.image_id: reference.split for reference in listing.references} == {
+            each.image_id: split for split, each in items
+        }
+        lost = Counter[str]()
+        for _, each in items:
+            objects, name = each.objects, each.image_id
+            assert loaded.example(name)["image"] == each.image
+            assert (loaded.example(name)["image/height"], loaded.example(name)["image/width"]) == each.size
+            assert np.abs(loaded.boxes(name) - objects.boxes).max(initial=0) < 1e-2
+            assert loaded.column(name, "label") == objects.category_ids.tolist()
+            assert loaded.column(name, "is_crowd") == objects.is_crowd.tolist()
+            assert loaded.column(name, "is_truncated") == objects.is_truncated.tolist()
+            # A mask of two parts is lost, and the area of the record is the box's.
+            whole = [text if len(json.loads(text or "[]")) == 1 else "" for text in objects.segmentations]
+            masks = [json.loads(text or "[]") for text in loaded.column(name, "segmentation")]
+            assert masks == [json.loads(text or "[]") for text in whole]
+            assert np.allclose(loaded.column(name, "area"), objects.areas, rtol=1e-3)
+            lost["masks"] += sum(map(bool, objects.segmentations)) - sum(map(bool, whole))
+            lost["scenes"] += each.group_id != name
+            tracks = [-1] * len(objects) if objects.track_ids is None else objects.track_ids.tolist()
+            assert loaded.column(name, "id") == tracks
+        with_id = [each for _, each in items if each.source_id]
+        lost["ids of the source"] = max(0, len(with_id) - 1)  # They all are the same.
+        assert writer.losses == +lost

@@ -1,0 +1,135 @@
+"""The directory of a dataset while it is made, replaced, or left behind by a job that was killed.
+
+Everything unfinished has a name that begins as TFDS's own unfinished directories do, which nothing loads, and holds the
+name of its process; the next build sweeps those whose process is gone.
+"""
+
+import json
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorflow_datasets.core import constants
+
+_OWNER = ".owner.json"
+# TFDS's own names have letters and digits before the underscore, never a dot.
+_OLD = f"{constants.INCOMPLETE_PREFIX}OLD."
+_GONE = f"{constants.INCOMPLETE_PREFIX}GONE."
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file whole or not at all."""
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    # The source's own path may hold bytes that are no UTF-8: they become escapes.
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    partial.replace(path)
+
+
+def sign(directory: Path) -> None:
+    """Leave the name of this process in an unfinished directory."""
+    here = os.getpid()
+    write_json(directory / _OWNER, {"host": socket.gethostname(), "pid": here, "started": _started(here)})
+
+
+def unsign(directory: Path) -> None:
+    """Take that name away."""
+    (directory / _OWNER).unlink(missing_ok=True)
+
+
+def next_to(target: Path) -> Path:
+    """Where a replacement for `target` is made ready."""
+    return target.with_name(f"{constants.INCOMPLETE_PREFIX}NEXT{os.getpid()}_{target.name}")
+
+
+def replace_directory(target: Path, replacement: Path) -> None:
+    """`replacement` takes the name of `target`, which goes.
+
+    Between the two renames there is no dataset at all, never half of one; `sweep` brings the old one back.
+    """
+    old = _another_name(target, _OLD)
+    sign(target)
+    target.rename(old)
+    replacement.rename(target)
+    unsign(target)
+    _remove(old)
+
+
+def sweep(target: Path) -> None:
+    """Remove what killed jobs left beside `target`; bring back a dataset that one of them was about to replace."""
+    for path in sorted(target.parent.glob(f"{constants.INCOMPLETE_PREFIX}*_{target.name}")):
+        try:
+            if not _abandoned(path):
+                continue
+            if path.name.startswith(_OLD) and not target.exists():
+                path.rename(target)
+                continue
+            # Workers may outlive their launcher for a while: what they still write must not find the directory.
+            gone = _another_name(target, _GONE)
+            path.rename(gone)
+            _remove(gone)
+        except FileNotFoundError:  # Another build sweeps, too.
+            continue
+    if target.is_dir() and (target / _OWNER).exists() and _abandoned(target):
+        unsign(target)
+
+
+def _another_name(target: Path, prefix: str) -> Path:
+    return target.with_name(f"{prefix}{uuid.uuid4().hex}_{target.name}")
+
+
+def _abandoned(path: Path) -> bool:
+    """Whether the process that made an unfinished directory is gone. One of another machine may live."""
+    owner = path / _OWNER
+    if not owner.is_file():
+        # Killed before it had written its name, or it is none of ours.
+        return not {entry.name for entry in path.iterdir()} - {f"{_OWNER}.partial"}
+    made_by = json.loads(owner.read_text(encoding="utf-8"))
+    pid = int(made_by["pid"])
+    # Our own number: in a container every job may run under the same one.
+    return bool(made_by["host"] == socket.gethostname() and (pid == os.getpid() or not _lives(pid, made_by)))
+
+
+def _remove(path: Path) -> None:
+    """Remove a directory, its owner's name last: killed half-way, it is known as abandoned still."""
+    for entry in path.iterdir():
+        if entry.name == _OWNER:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    unsign(path)
+    path.rmdir()
+
+
+def _lives(pid: int, made_by: Mapping[str, Any]) -> bool:
+    """Whether the process still runs, and is not a later one that was given the same number."""
+    started = _started(pid)
+    if started:
+        return bool(started == made_by.get("started", started))
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return not Path("/proc/self/stat").exists()  # There it would have said when it started, had it not ended.
+
+
+def _started(pid: int) -> str:
+    """When a process that still runs was started, in the system's own terms; nothing where there is no /proc."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if state in "ZX" else str(fields[18])

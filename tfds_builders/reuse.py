@@ -1,0 +1,68 @@
+"""What an update need not do again: shards whose inputs are the same as they were."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from dataflow.beam_jobs import ShardJob
+from dataflow.shards import ShardKey, ShardResult, parse_result
+from tfds_builders.directory import write_text
+
+INPUTS = "inputs.json"
+
+
+def input_digests(job: ShardJob, signature: str) -> dict[ShardKey, str]:
+    """SHA-256 (hex) of all that decides what a shard will hold: `signature`, the loader's options, and its lines."""
+    what = f"{signature}\0{job.shard_format!r}\0{job.outcomes!r}\n"
+    digests = {}
+    for key, lines in job.inputs.items():
+        digest = hashlib.sha256(what.encode("utf-8", "surrogatepass"))
+        for line in lines:
+            digest.update(line.encode("ascii"))
+            digest.update(b"\n")
+        digests[key] = digest.hexdigest()
+    return digests
+
+
+def save_inputs(directory: Path, digests: Mapping[ShardKey, str], results: Sequence[ShardResult]) -> None:
+    """Leave `inputs.json` beside the shards, by which a later update knows what it may keep."""
+    entries = [
+        {"inputs": digests[ShardKey(result.split, result.index, result.of)], "result": asdict(result)}
+        for result in results
+    ]
+    write_text(directory / INPUTS, json.dumps({"shards": entries}, ensure_ascii=True))
+
+
+def same_shards(target: Path, digests: Mapping[ShardKey, str]) -> list[ShardResult]:
+    """The results of those shards of the dataset at `target` that would come out the same."""
+    path = target / INPUTS
+    if not path.is_file():
+        return []
+    kept = []
+    for entry in json.loads(path.read_text(encoding="ascii"))["shards"]:
+        result = parse_result(entry["result"])
+        key = ShardKey(result.split, result.index, result.of)
+        if digests.get(key) == entry["inputs"] and (target / result.file).is_file():
+            kept.append(result)
+    return kept
+
+
+def without_shards(job: ShardJob, kept: Sequence[ShardResult]) -> ShardJob:
+    """The job without the shards that are there already."""
+    keys = {ShardKey(result.split, result.index, result.of) for result in kept}
+    done = sum(result.count + len(result.quarantined) for result in kept)
+    inputs = {key: lines for key, lines in job.inputs.items() if key not in keys}
+    return replace(job, inputs=inputs, expected=job.expected - done)
+
+
+def take_shards(target: Path, directory: Path, results: Sequence[ShardResult]) -> None:
+    """The files of these shards, in another directory: the same file where the file system can, else a copy."""
+    for result in results:
+        try:
+            os.link(target / result.file, directory / result.file)
+        except OSError:
+            shutil.copyfile(target / result.file, directory / result.file)

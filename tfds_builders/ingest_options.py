@@ -55,7 +55,7 @@ def listed_options(
     everything = (
         {"format": source_format, "splits": splits, "seed": ingest.plan.seed}
         | {name: listed.get(name) for name in known}
-        | {"on_finding": ingest.policy, "exif": ingest.exif, "scenes": ingest.plan.scenes}
+        | {"on_finding": ingest.policy, "exif": ingest.exif, "check": ingest.level, "scenes": ingest.plan.scenes}
         | {name: listed[name] for name in sorted(set(listed) - set(known))}
     )
     return {name: value for name, value in everything.items() if value is not None}

@@ -292,9 +292,8 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     np.testing.assert_allclose(load(source).boxes("caf\\xe9"), [ONE.things[0].box], atol=1e-4)
 
 
-def test_classes_at_a_glance(tmp_path: Path) -> None:
+def test_where_its_image_is(tmp_path: Path) -> None:
     items = [f"<object><name>{name}</name>{BOX}</object>" for name in ("c", "a", "c", "nobody")]
     source = open_voc(with_objects(tmp_path, *items), ("a", "b", "c"))
     (reference,) = source.scan().references
-    assert source.class_ids(reference) == [0, 2]
     assert source.image_path(reference).read_bytes() == ONE.encoded()

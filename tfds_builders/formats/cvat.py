@@ -130,12 +130,6 @@ class CvatSource:
         """The image file."""
         return self.root / str(reference.payload["file"])
 
-    def class_ids(self, reference: Reference) -> Sequence[int]:
-        """Contiguous ids of the classes of its shapes."""
-        names = {name: number for number, name in enumerate(self.categories.names)}
-        rows = json.loads(reference.payload.get("rows", "[]"))
-        return sorted({names[label] for row in rows if (label := _label(row)) in names})
-
     def load(self, reference: Reference, checks: Checks) -> Outcome:
         """Read one image and check its shapes."""
         look = Inspection(reference.image_id, checks)

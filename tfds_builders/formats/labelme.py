@@ -71,12 +71,6 @@ class LabelmeSource:
         """The image file."""
         return self.root / str(reference.payload["image"])
 
-    def class_ids(self, reference: Reference) -> Sequence[int]:
-        """Contiguous ids of the classes in the JSON file, as far as it can be read."""
-        look = Inspection(reference.image_id, Checks())
-        content = self._content(look, reference.payload["image"], reference.payload["labels"])
-        return sorted({raw.category_id for raw in self._raw(look, content, "")})
-
     def load(self, reference: Reference, checks: Checks) -> Outcome:
         """Read one image and its JSON file."""
         look = Inspection(reference.image_id, checks)

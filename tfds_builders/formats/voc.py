@@ -114,16 +114,6 @@ class VocSource:
         """The image file."""
         return self.root / self.images / str(reference.payload[0])
 
-    def class_ids(self, reference: Reference) -> Sequence[int]:
-        """Contiguous ids of the classes that the XML file names."""
-        file = xml_file(reference.payload[1])
-        data = Inspection(reference.image_id, Checks()).read_annotation(self.root, file, "")
-        try:
-            names = _names_in(parse_xml(data)) if data else set()
-        except XmlError:
-            return ()
-        return sorted({self._ids[name] for name in names if name in self._ids})
-
     @property
     def _ids(self) -> Mapping[str, int]:
         return {name: index for index, name in enumerate(self.categories.names)}

@@ -119,15 +119,6 @@ class YoloSource:
         payload = reference.payload
         return self.root / (payload if isinstance(payload, str) else payload[-1])
 
-    def class_ids(self, reference: Reference) -> Sequence[int]:
-        """Contiguous ids of the classes in the label file, as far as it can be read."""
-        look = Inspection(reference.image_id, Checks())
-        if not isinstance(reference.payload, str):
-            return ()
-        file = label_file(reference.payload)
-        data = look.read_annotation(self.root, file, "")
-        return sorted({category for _, category, _ in self.parse(look, file, data)}) if data else ()
-
     def load(self, reference: Reference, checks: Checks) -> Outcome:
         """Read one image and its label file."""
         look = Inspection(reference.image_id, checks)

@@ -257,6 +257,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.runner_arguments = tuple(words[at + 1 :])
     # Of packages compiled at their first import: nothing a user of this command could mend.
     warnings.filterwarnings("ignore", category=SyntaxWarning)
+    # Of garbled metadata, by Pillow, as lines of its source; what keeps an image out is a finding.
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     logging.getLogger("shardbox").setLevel(logging.WARNING)
     try:

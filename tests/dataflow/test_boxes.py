@@ -10,6 +10,7 @@ from pycocotools import mask as coco_mask
 from tensorflow_datasets.core.features import bounding_boxes_utils as bb_utils
 
 from dataflow import boxes
+from dataflow.images import turn_upright
 
 Convert = Callable[..., np.ndarray]
 
@@ -170,3 +171,24 @@ def test_clipping(rows: list[tuple[float, float, float, float]], size: tuple[int
     for row, ours in zip(rows, clipped.tolist(), strict=True):
         limits = (size[1], size[0], size[1], size[0])
         assert ours == [min(max(number, 0.0), limit) for number, limit in zip(row, limits, strict=True)]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@given(
+    height=st.integers(2, 12),
+    width=st.integers(2, 12),
+    corners=st.tuples(*[st.integers(0, 11)] * 4),
+)
+def test_boxes_turn_with_their_image(
+    orientation: int, height: int, width: int, corners: tuple[int, int, int, int]
+) -> None:
+    """Against pixels: a rectangle painted on the stored image is the turned box on the upright one."""
+    x0, x1 = sorted((corners[0] % width, corners[1] % width))
+    y0, y1 = sorted((corners[2] % height, corners[3] % height))
+    stored = np.zeros((height, width), np.uint8)
+    stored[y0 : y1 + 1, x0 : x1 + 1] = 1
+    upright = turn_upright(stored, orientation)
+    rows, columns = np.nonzero(upright)
+    expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    found = boxes.stored_to_upright([[x0, y0, x1 + 1, y1 + 1]], (height, width), orientation)
+    assert found.tolist() == [expected]

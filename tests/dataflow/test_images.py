@@ -1,6 +1,7 @@
 """Headers and pixels of encoded images against Pillow, for every kind of image that people have."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,3 +198,45 @@ def test_damaged_bytes_are_an_error_or_an_image_of_the_size_they_say(
     except ImageError:
         return
     assert decoded.shape == (*size, 3)
+
+
+PHOTOGRAPHS = Path(__file__).parents[2].parent / "shared" / "data" / "coco128" / "images" / "train2017"
+
+
+def header_by_pillow(data: bytes) -> tuple[str, tuple[int, int]] | None:
+    """(format, (height, width) as stored), or None where Pillow makes nothing of it."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.format or "", (image.height, image.width)
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@given(
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    mode=st.sampled_from(["RGB", "L", "CMYK"]),
+    place=st.integers(2, 700),
+    change=st.binary(min_size=0, max_size=6),
+)
+def test_headers_are_what_pillow_reads(
+    progressive: bool, size: tuple[int, int], mode: str, place: int, change: bytes
+) -> None:
+    """Also of files whose first bytes are damaged: where both read one, it is the same."""
+    whole = photograph(*size, mode=mode, progressive=progressive)
+    assert read_header(whole).stored_size == size
+    damaged = whole[:place] + change + whole[place + len(change) :]
+    theirs = header_by_pillow(damaged)
+    try:
+        ours = read_header(damaged)
+    except ImageError:
+        assert theirs is None
+        return
+    assert theirs is None or theirs == (ours.format, ours.stored_size)
+
+
+@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="shared/data/coco128 is not beside the checkout")
+def test_headers_of_photographs() -> None:
+    for path in sorted(PHOTOGRAPHS.glob("*.jpg")):
+        data = path.read_bytes()
+        assert ("JPEG", read_header(data).stored_size) == header_by_pillow(data)

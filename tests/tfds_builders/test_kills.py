@@ -3,6 +3,7 @@
 What a killed build leaves never loads; the next build makes the same dataset as if nothing had happened, and sweeps.
 """
 
+import os
 import shutil
 import signal
 import time
@@ -173,6 +174,23 @@ def test_portable_with_workers_elsewhere(point: str, clean: Clean, on_workers: R
     time.sleep(2.0 if point in AT_IMAGES else 0.0)  # The worker takes 0.2 s for each of 8 images.
     assert [path.name for path in (tmp_path / "out" / "dataset").iterdir()] == ["1.0.0"]
     assert files(tmp_path / "out" / "dataset" / "1.0.0") == clean.files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", [point for point in BEFORE_NAMED if point not in AT_REST[:-1]])
+def test_prism(point: str, clean: Clean, tmp_path: Path) -> None:
+    """Its server outlives the launcher, without a worker."""
+    binary = os.environ.get("PRISM") or shutil.which("prism")
+    if not binary:
+        pytest.skip("no `prism` on the PATH nor in $PRISM; see test_runners.py")
+    running = Running("PrismRunner", (f"--prism_location={binary}", "--environment_type=LOOPBACK"))
+    session, status = run(Dying(point, clean.root, tmp_path / "out", tmp_path / "log", running))
+    try:
+        assert status == -signal.SIGKILL, (tmp_path / "log").read_text(errors="replace")[-3000:]
+        nothing_loads(tmp_path / "out")
+        built_again(clean, tmp_path / "out")
+    finally:
+        end_session(session)
 
 
 @pytest.mark.parametrize("point", ["named", "done"])

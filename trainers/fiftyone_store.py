@@ -239,7 +239,7 @@ def _add_split(stored: Any, dataset: PreparedDataset, split: str, media: Path) -
 def _sample(example: Example, frame: Frame, group: Any, *, split: str, names: Sequence[str], media: Path) -> Any:
     """One frame of an example with its truth."""
     record = example.record
-    path = write_media(media / split / frame.role, record.image_id, frame.record.image)
+    path = write_media(media / split / frame.role, record.image_id, frame.record.image, frame.record.orientation)
     height, width = frame.record.size
     sample = fo.Sample(
         filepath=str(path),

@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from dataflow.images import read_header
+from dataflow.images import decode_rgb, encode_png, read_header
 
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
 _MIME_TYPES = {".jpg": "image/jpeg", ".tif": "image/tiff"}
@@ -37,8 +37,11 @@ def mime_type(path: Path) -> str:
     return _MIME_TYPES.get(path.suffix, f"image/{path.suffix[1:]}")
 
 
-def write_media(directory: Path, image_id: str, data: bytes) -> Path:
+def write_media(directory: Path, image_id: str, data: bytes, orientation: int | None = None) -> Path:
     """Write an encoded image below `directory` and return its absolute path; one that is there already is kept.
+
+    Browsers turn an image as its EXIF says. Where boxes are on another `orientation` (None: on that one), its pixels
+    are written so, without loss and without EXIF.
 
     The file appears whole or not at all, so that one of the right length is the right one: directories are named
     after a dataset's fingerprint.
@@ -46,6 +49,8 @@ def write_media(directory: Path, image_id: str, data: bytes) -> Path:
     Raises:
         ImageError: `data` is no image.
     """
+    if orientation is not None and orientation != read_header(data).orientation:
+        data = encode_png(decode_rgb(data, orientation))
     path = (directory / media_name(image_id, data)).absolute()
     if not path.is_file() or path.stat().st_size != len(data):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,13 @@
 """Image files from shards."""
 
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from dataflow.images import read_header
+from dataflow.images import decode_rgb, read_header
+from tests.factories import photograph
 from trainers.media import media_name, safe_name, write_media
 
 
@@ -32,3 +35,14 @@ def test_media_cut_short_are_written_again(samples, tmp_path):
     path = write_media(tmp_path, "a", data)
     path.write_bytes(data[:10])
     assert write_media(tmp_path, "a", data) == path and path.read_bytes() == data
+
+
+@pytest.mark.parametrize("asked", [None, 1, 6])
+def test_what_a_browser_shows_is_what_boxes_are_on(asked: int | None, tmp_path: Path) -> None:
+    """A browser turns by EXIF; where boxes are on the pixels as stored, nothing may be left to turn."""
+    data = photograph(40, 60, orientation=6)
+    path = write_media(tmp_path, "a", data, asked)
+    shown = read_header(path.read_bytes())
+    assert shown.size == ((40, 60) if asked == 1 else (60, 40))
+    assert (path.read_bytes() == data) == (asked != 1)
+    np.testing.assert_array_equal(decode_rgb(path.read_bytes()), decode_rgb(data, asked))

@@ -48,7 +48,7 @@ class Outcome:
     sight: Sight | None = None
     """None for a pair, and for an image that could not be read."""
     unknown_classes: tuple[int, ...] = ()
-    """Class numbers in its annotations that name no class."""
+    """Class numbers in its annotations that name no class; of an image that is refused for them, all numbers."""
 
 
 @dataclass(frozen=True)
@@ -155,48 +155,62 @@ def _appender(path: Path, file_format: FileFormat) -> Iterator[_Appender]:
         yield lambda payload: write_record(file, payload)
 
 
+@dataclass
+class _Tally:
+    """What is counted while a shard is written."""
+
+    count: int = 0
+    num_bytes: int = 0
+    ignored: int = 0
+    digest: Any = field(default_factory=xxhash.xxh3_128)
+    quarantined: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    sights: list[Sight] = field(default_factory=list)
+    objects: Counter[int] = field(default_factory=Counter)
+    unknown: Counter[int] = field(default_factory=Counter)
+
+    def add(self, outcome: Outcome, payload: bytes | None) -> None:
+        """Count an outcome, and its serialised example where it has one."""
+        self.findings += outcome.findings
+        self.sights.append(outcome.sight or Sight(0))
+        self.unknown.update(outcome.unknown_classes)
+        if outcome.example is None or payload is None:
+            self.quarantined.append(outcome.image_id)
+            return
+        columns = outcome.example["objects"]
+        self.objects.update(columns["label"].tolist())
+        self.ignored += int(columns["is_crowd"].sum())
+        self.digest.update(payload)
+        self.num_bytes += len(payload)
+        self.count += 1
+
+
 def write_shard(directory: Path, shard_format: ShardFormat, key: ShardKey, outcomes: Iterable[Outcome]) -> ShardResult:
     """Write one shard, one example in memory at a time, under a temporary name that becomes its own when complete."""
     path = shard_format.path(directory, key)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     serialise = shard_format.serialiser()
-    digest = xxhash.xxh3_128()
-    count = num_bytes = ignored = 0
-    quarantined: list[str] = []
-    findings: list[Finding] = []
-    sights: list[Sight] = []
-    objects: Counter[int] = Counter()
-    unknown: Counter[str] = Counter()
+    tally = _Tally()
     with _appender(partial, shard_format.file_format) as append:
         for outcome in outcomes:
-            findings += outcome.findings
-            sights.append(outcome.sight or Sight(0))
-            unknown.update(map(str, outcome.unknown_classes))
-            if outcome.example is None:
-                quarantined.append(outcome.image_id)
-                continue
-            payload = serialise(outcome.example)
-            digest.update(payload)
-            num_bytes += len(payload)
-            append(payload)
-            count += 1
-            columns = outcome.example["objects"]
-            objects.update(columns["label"].tolist())
-            ignored += int(columns["is_crowd"].sum())
+            payload = None if outcome.example is None else serialise(outcome.example)
+            if payload is not None:
+                append(payload)
+            tally.add(outcome, payload)
     partial.replace(path)
     return ShardResult(
         **asdict(key),
         file=path.name,
-        count=count,
-        num_bytes=num_bytes,
-        digest=digest.hexdigest(),
-        quarantined=tuple(sorted(quarantined)),
-        findings=tuple(findings),
-        contents="".join(f"{sight.content:016x}" for sight in sights),
-        looks="".join(f"{sight.look or 0:032x}" for sight in sights),
-        objects={str(label): count for label, count in sorted(objects.items())},
-        ignored=ignored,
-        unknown_classes=dict(sorted(unknown.items())),
+        count=tally.count,
+        num_bytes=tally.num_bytes,
+        digest=tally.digest.hexdigest(),
+        quarantined=tuple(sorted(tally.quarantined)),
+        findings=tuple(tally.findings),
+        contents="".join(f"{sight.content:016x}" for sight in tally.sights),
+        looks="".join(f"{sight.look or 0:032x}" for sight in tally.sights),
+        objects={str(label): count for label, count in sorted(tally.objects.items())},
+        ignored=tally.ignored,
+        unknown_classes={str(number): count for number, count in sorted(tally.unknown.items())},
     )
 
 

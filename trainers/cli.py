@@ -118,60 +118,71 @@ def _add_ingest(commands: Any) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset goes to DIR/NAME/1.0.0")
     parser.add_argument("--name", help="name of the dataset (default: after SOURCE)")
-    parser.add_argument(
+    parser.add_argument("--names", help="class names a,b,c where SOURCE has none")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="coco: where the images are")
+    _add_splitting(parser.add_argument_group("splits"))
+    _add_checking(parser.add_argument_group("images and files"))
+    _add_pairing(parser.add_argument_group("before/after pairs (mot, virat, pairs)"))
+    _add_running(parser)
+
+
+def _add_splitting(group: Any) -> None:
+    group.add_argument(
         "--splits",
         metavar="SPLITS",
         help="train=0.8,validation=0.2: shares of the scenes; train=1-150,validation=151-200: frames of a sequence "
         "(default: the splits of SOURCE, or 80/20)",
     )
-    parser.add_argument(
-        "--seed", type=int, help="splits by this seed (default: the first that gives every split its classes)"
+    group.add_argument(
+        "--seed", type=int, help="split scenes by this seed (default: the first that gives every split its classes)"
     )
-    parser.add_argument(
+    group.add_argument(
         "--scenes",
         metavar="SCENES",
         help="images of one scene stay in one split: `folder` of the image, or a regular expression whose first group "
         "names the scene in the image id (default: every image is one; sequences and pair lists know theirs)",
     )
-    parser.add_argument("--names", help="class names a,b,c where SOURCE has none")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="coco: where the images are")
-    parser.add_argument(
+
+
+def _add_checking(group: Any) -> None:
+    group.add_argument(
         "--exif",
         choices=("apply", "ignore", "refuse"),
         default="apply",
         help="photographs with an EXIF orientation: boxes are on the upright image (default), or on the pixels as "
         "stored, or keep such photographs out",
     )
-    parser.add_argument(
+    group.add_argument(
         "--check",
         choices=("decode", "header"),
         default="decode",
         help="decode every pixel to find damage and look-alikes (default), or look at header and end of file only",
     )
-    parser.add_argument("--shards", type=int, metavar="N", help="files of each split (default: 64 to 128 MiB each)")
-    parser.add_argument(
+    group.add_argument("--shards", type=int, metavar="N", help="files of each split (default: 64 to 128 MiB each)")
+    group.add_argument(
         "--file-format",
         choices=("tfrecord", "array_record"),
         default="tfrecord",
         help="array_record: random access without TensorFlow (default tfrecord)",
     )
-    pairs = parser.add_argument_group("before/after pairs (mot, virat, pairs)")
-    pairs.add_argument(
+
+
+def _add_pairing(group: Any) -> None:
+    group.add_argument(
         "--pair-gap", type=int, metavar="K", help="mot, virat: pair frame i with frame i + K; targets are what moved"
     )
-    pairs.add_argument(
+    group.add_argument(
         "--moved-iou",
         type=float,
         metavar="IOU",
         help="an object has moved when its two boxes overlap less than this (default 0.5)",
     )
-    pairs.add_argument(
+    group.add_argument(
         "--targets",
         choices=("both", "after", "arrived-and-left"),
         help="which places of a moved object are targets: both alike (default; all that an absolute difference can "
         "tell), the place it is at now, or both as two classes",
     )
-    _add_running(parser)
 
 
 def _add_diff(commands: Any) -> None:

@@ -10,7 +10,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("dataflow", "tfds_builders", "trainers")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-LIGHT = ("boxes", "errors", "findings", "image_diff", "images", "records", "resize", "splits")
+LIGHT = (
+    "boxes",
+    "camera_motion",
+    "errors",
+    "findings",
+    "illumination",
+    "image_diff",
+    "images",
+    "motion_models",
+    "records",
+    "registration",
+    "resize",
+    "splits",
+)
 HEAVY = {"tensorflow", "tensorflow_datasets", "torch", "torchvision", "apache_beam", "fiftyone", "transformers"}
 
 

@@ -191,9 +191,10 @@ def _add_diff(commands: Any) -> None:
     parser.add_argument("--name", help="name of the dataset (default: NAME_MODE)")
     parser.add_argument(
         "--mode",
-        choices=("absolute", "signed"),
+        choices=("absolute", "signed", "grey", "threshold", "ssim"),
         default="absolute",
-        help="absolute: |after - before| (default); signed: 128 + (after - before) / 2, which tells old from new place",
+        help="absolute: |after - before| (default); signed: 128 + (after - before) / 2, which tells old from new "
+        "place; grey: of brightness alone; threshold: absolute, noise left out; ssim: structural dissimilarity",
     )
     parser.add_argument(
         "--format", choices=("jpeg", "png"), default="jpeg", help="jpeg: quality 95, 4:4:4 (default); png: lossless"

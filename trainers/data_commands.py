@@ -123,10 +123,10 @@ def diff(arguments: Namespace) -> dict[str, Any]:
 
     pairs = PreparedDataset(arguments.dataset.resolve())
     targets = pairs.manifest.get("options", {}).get("targets", "both")
-    if arguments.mode == "absolute" and targets != "both":
+    if arguments.mode != "signed" and targets != "both":
         print(
-            f"note: an absolute difference shows a moved object at both of its places, alike; targets {targets!r} need "
-            "--mode signed"
+            f"note: a difference of mode {arguments.mode} shows a moved object at both of its places, alike; targets "
+            f"{targets!r} need --mode signed"
         )
     builder = DifferencesBuilder(
         pairs,

@@ -5,9 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from dataflow.image_diff import DiffMode, difference
+from dataflow.images import decode_rgb
+from dataflow.prepared import PreparedDataset
 from tests.factories import Picture, Thing, logical_dataset, photograph, write, write_mot, write_voc, write_yolo
 from trainers.cli import main
 
@@ -156,3 +160,16 @@ def test_frames_to_pairs(shardbox: Shardbox, tmp_path: Path) -> None:
     options = manifest(made)["options"]
     assert (options["pair_gap"], options["targets"], options["splits"]) == (2, "after", "train=1-5,test=6-8")
     assert made["counts"]["scene-in-two-splits"] == 1
+
+
+@pytest.mark.parametrize("mode", ["absolute", "signed", "grey", "threshold", "ssim"])
+def test_modes_of_differences(shardbox: Shardbox, tmp_path: Path, mode: DiffMode) -> None:
+    """What lies in the shards is what the function makes of the frames that lie beside it."""
+    frames = [Picture(f"walk/{i:06d}", things=(Thing(0, (i, 2, i + 12, 30)),)) for i in (1, 9)]
+    write_mot(tmp_path / "s", frames)
+    pairs = shardbox("ingest", "s", "--out", "data", "--pair-gap", 8)
+    made = shardbox("diff", pairs["dataset"], "--out", "data", "--mode", mode, "--format", "png")
+    assert manifest(made)["options"]["mode"] == mode
+    [example] = PreparedDataset(made["dataset"]).examples("train")
+    before, after, change = (decode_rgb(example[1][name]) for name in ("before", "after", "image"))
+    np.testing.assert_array_equal(change, difference(before, after, mode))

@@ -1,0 +1,358 @@
+"""Registration: how the camera moved between two frames of one scene, and the earlier frame drawn in the later one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from dataflow.boxes import Size
+from dataflow.camera_motion import Mask, warp
+from dataflow.errors import ShardboxError, UsageError
+from dataflow.images import RgbImage
+from dataflow.motion_models import (
+    Matrix,
+    Motion,
+    MotionModel,
+    Points,
+    centre_to_edge,
+    choose_motion,
+    corners_of,
+    edge_to_centre,
+    map_points,
+    rescale_motion,
+)
+
+Method = Literal["none", "phase", "features", "ecc"]
+Grey = npt.NDArray[np.uint8]
+
+# The longer side frames are worked on: half of 768 pixels.
+_WORKING_SIDE = 384
+_SMALLEST_SIDE = 16
+_CORNERS = 200
+_WINDOW = (9, 9)
+_LEVELS = 3
+# Frames reduced by more than this are followed again at full size, with a window that sees as much.
+_COARSEST_SCALE = 2.5
+_FINE_WINDOW = (15, 15)
+# A match followed back must return this near, and agree with the consensus this well (pixels at working size).
+_RETURN_DISTANCE = 0.5
+_CONSENSUS_DISTANCE = 1.5
+_FEWEST_MATCHES = 12
+_SMALLEST_CONSENSUS = 0.3
+# Below this root mean square (grey levels), what remains of a frame without its slow changes is noise.
+_LEAST_DETAIL = 1.0
+_EQUAL_LEVELS = 2.0
+_UNVERIFIED_SCORE = 0.5
+_LEAST_SCORE = 0.25
+_REMEDY = "leave the pair out, or difference it unaligned (method 'none') if the camera stood still"
+
+
+class AlignmentError(ShardboxError):
+    """Two frames between which no movement of the camera could be established."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The movement of the camera from one frame to another.
+
+    `homography` (3, 3) float64 takes continuous pixel coordinates of the before frame to the after frame, `model` is
+    the simplest kind of movement that explains what was seen. `score` in [0, 1] says how far to trust it: the mean
+    correlation of the detail of the aligned frames over their textured parts, whatever the method (1 for method
+    `none`, which claims nothing, and for equal frames; 0.5 where there is no detail to tell by). `residual`: root mean
+    square distance in pixels of the full frame from the movement, of the matched corners that agree with it (methods
+    `features` and `ecc`) or of the shifts of the quarters of the frame (`phase`).
+    """
+
+    homography: Matrix
+    model: MotionModel
+    score: float
+    residual: float
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Both frames in grey, at three sizes.
+
+    At full size as given; at working size, the after frame's brightness brought to the before frame's; and their
+    detail (float32) at half the working size.
+    """
+
+    full_before: Grey
+    full_after: Grey
+    before: Grey
+    after: Grey
+    detail_before: npt.NDArray[np.float32]
+    detail_after: npt.NDArray[np.float32]
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Full over working size, in x and y."""
+        height, width = self.before.shape
+        return self.full_before.shape[1] / width, self.full_before.shape[0] / height
+
+    def to_working(self, homography: Matrix) -> Matrix:
+        """A movement of full frames at working size."""
+        x, y = self.scale
+        return rescale_motion(homography, 1 / x, 1 / y)
+
+    def to_full(self, homography: Matrix) -> Matrix:
+        """A movement at working size of the full frames."""
+        return rescale_motion(homography, *self.scale)
+
+
+def align(before: RgbImage, after: RgbImage, method: Method = "features") -> Alignment:
+    """The movement of the camera from `before` to `after`, both (H, W, 3) or grey (H, W) uint8 of one size.
+
+    `features`: corners (Shi and Tomasi 1994) followed by pyramidal Lucas-Kanade (Bouguet 2000) and back again, a
+    consensus by RANSAC (Fischler and Bolles 1981), the model by `choose_motion`. `ecc`: the same, refined by
+    maximising the enhanced correlation coefficient (Evangelidis and Psarakis 2008) over the pixels that agree.
+    `phase`: phase correlation, for pure shifts. `none`: the identity, unseen.
+
+    The result depends on the pixels only, not on threads or global seeds. Raises AlignmentError where the frames
+    differ in size or no movement explains them, UsageError for a method or pixels of another kind.
+    """
+    if method not in get_args(Method):
+        raise UsageError(f"no alignment method {method!r}", f"choose from {', '.join(get_args(Method))}")
+    _check(before, after)
+    if method == "none" or (before.shape == after.shape and np.array_equal(before, after)):
+        return Alignment(np.eye(3), "identity", 1.0, 0.0)
+    pair = _prepare(_grey(before), _grey(after))
+    if isinstance(pair, Alignment):
+        return pair
+    motion = _METHODS[method](pair)
+    _check_plausible(motion.homography, (before.shape[0], before.shape[1]))
+    score = _score(pair, motion.homography)
+    if score < _LEAST_SCORE:
+        raise AlignmentError(f"the frames do not match where they were aligned (score {score:.2f})", _REMEDY)
+    return Alignment(motion.homography, motion.model, score, motion.residual)
+
+
+def warp_to_after(before: RgbImage, alignment: Alignment, size: Size) -> tuple[RgbImage, Mask]:
+    """The before frame drawn in an after frame of `size` (height, width), and which of its pixels have a counterpart.
+
+    Returns pixels (H, W, 3) uint8, bilinear, and (H, W) bool. Where there is no counterpart the border is repeated.
+    The identity copies the pixels untouched.
+    """
+    return warp(before, alignment.homography, size)
+
+
+def _check(before: RgbImage, after: RgbImage) -> None:
+    for name, frame in (("before", before), ("after", after)):
+        channels = frame.shape[2:] or (1,)
+        if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or channels[0] not in (1, 3) or 0 in frame.shape:
+            raise UsageError(
+                f"the {name} frame is {frame.dtype} of shape {frame.shape}", "give uint8 of shape (H, W, 3) or (H, W)"
+            )
+    if before.shape[:2] != after.shape[:2]:
+        sizes = [f"{frame.shape[1]}x{frame.shape[0]}" for frame in (before, after)]
+        raise AlignmentError(f"the before frame is {sizes[0]}, the after frame {sizes[1]}", "pair frames of one size")
+
+
+def _grey(frame: RgbImage) -> Grey:
+    if frame.ndim == 2:
+        return frame
+    grey: Grey = frame[:, :, 0] if frame.shape[2] == 1 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    return np.ascontiguousarray(grey)
+
+
+def _prepare(before: Grey, after: Grey) -> _Pair | Alignment:
+    """The pair at both sizes, or its alignment where there is nothing to align by and nothing to see."""
+    height, width = before.shape
+    factor = max(height, width) / _WORKING_SIDE
+    size = (width, height) if factor < 1.25 else (max(1, round(width / factor)), max(1, round(height / factor)))
+    small_before, small_after = (cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in (before, after))
+    details = _detail(small_before), _detail(small_after)
+    tiny = min(size) < _SMALLEST_SIDE
+    if tiny or min(_rms(detail) for detail in details) < _LEAST_DETAIL:
+        if float(cv2.norm(small_before, small_after, cv2.NORM_L1)) / small_before.size <= _EQUAL_LEVELS:
+            return Alignment(np.eye(3), "identity", _UNVERIFIED_SCORE, 0.0)
+        what = f"frames of {width}x{height} are too small" if tiny else "there is too little texture"
+        raise AlignmentError(f"{what} to align by, and they differ", _REMEDY)
+    return _Pair(before, after, small_before, _as_bright(small_after, small_before), *details)
+
+
+def _as_bright(frame: Grey, reference: Grey) -> Grey:
+    """`frame` with the mean and spread of `reference`: a difference of gain and offset undone."""
+    (mean,), (spread,) = (value.ravel() for value in cv2.meanStdDev(frame))
+    (wanted_mean,), (wanted_spread,) = (value.ravel() for value in cv2.meanStdDev(reference))
+    levels = (np.arange(256) - mean) * (wanted_spread / max(float(spread), 1e-6)) + wanted_mean
+    bright: Grey = cv2.LUT(frame, np.clip(np.rint(levels), 0, 255).astype(np.uint8))
+    return bright
+
+
+def _by_features(pair: _Pair) -> Motion:
+    source, target = _matches(pair)
+    if len(source) < _FEWEST_MATCHES:
+        raise AlignmentError(f"only {len(source)} corners were found in both frames", _REMEDY)
+    inliers = _consensus(source, target)
+    if inliers.sum() < max(_FEWEST_MATCHES, _SMALLEST_CONSENSUS * len(source)):
+        raise AlignmentError(f"of {len(source)} corners only {inliers.sum()} moved alike", _REMEDY)
+    # From pixel centres at working size to continuous coordinates of the full frame.
+    scale = np.array(pair.scale)
+    source = (source + 0.5) * scale
+    motion = choose_motion(source, (target + 0.5) * scale, inliers)
+    return _refined_at_full_size(pair, motion, source) if scale.max() > _COARSEST_SCALE else motion
+
+
+def _refined_at_full_size(pair: _Pair, coarse: Motion, source: Points) -> Motion:
+    """The movement of a large frame, its corners (N, 2, continuous) followed again at full size.
+
+    They are sought from where `coarse` puts them; `coarse` itself where too few are found there.
+    """
+    after = _as_bright(pair.full_after, pair.full_before)
+    believed = source[coarse.inliers]
+    points = (believed - 0.5).astype(np.float32)[:, None]
+    guess = (map_points(believed, coarse.homography) - 0.5).astype(np.float32)[:, None]
+    reach = max(pair.scale)
+    levels = int(np.ceil(np.log2(reach))) - 1
+    flags = cv2.OPTFLOW_USE_INITIAL_FLOW
+    followed, found, _ = cv2.calcOpticalFlowPyrLK(
+        pair.full_before, after, points, guess.copy(), winSize=_FINE_WINDOW, maxLevel=levels, flags=flags
+    )
+    near = np.linalg.norm((followed - guess).reshape(-1, 2), axis=1) < _CONSENSUS_DISTANCE * reach
+    kept = (found.ravel() == 1) & near
+    if kept.sum() < _FEWEST_MATCHES:
+        return coarse
+    target = followed.reshape(-1, 2)[kept].astype(np.float64) + 0.5
+    return choose_motion(believed[kept], target, np.ones(int(kept.sum()), np.bool_))
+
+
+def _matches(pair: _Pair) -> tuple[Points, Points]:
+    """Corners (N, 2) of the before frame and where they are in the after frame, from pixel centres at working size."""
+    distance = max(pair.before.shape) / 48
+    corners = cv2.goodFeaturesToTrack(pair.before, _CORNERS, 0.02, distance)
+    if corners is None:
+        return np.zeros((0, 2)), np.zeros((0, 2))
+    followed, found, _ = _follow(pair.before, pair.after, corners)
+    returned, found_again, _ = _follow(pair.after, pair.before, followed)
+    kept = (found.ravel() == 1) & (found_again.ravel() == 1)
+    kept &= np.linalg.norm((returned - corners).reshape(-1, 2), axis=1) < _RETURN_DISTANCE
+    return corners.reshape(-1, 2)[kept].astype(np.float64), followed.reshape(-1, 2)[kept].astype(np.float64)
+
+
+def _follow(first: Grey, second: Grey, points: npt.NDArray[np.float32]) -> Any:
+    return cv2.calcOpticalFlowPyrLK(first, second, points, None, winSize=_WINDOW, maxLevel=_LEVELS)
+
+
+def _consensus(source: Points, target: Points) -> npt.NDArray[np.bool_]:
+    """Which matches (N,) agree on one movement: affine, or a homography where that explains clearly more.
+
+    Both calls seed a generator of their own with a constant, so the outcome is the same in any thread.
+    """
+    _, affine = cv2.estimateAffine2D(source, target, method=cv2.RANSAC, ransacReprojThreshold=_CONSENSUS_DISTANCE)
+    inliers = np.zeros(len(source), np.bool_) if affine is None else affine.ravel() == 1
+    if inliers.mean() < 0.7:
+        _, projective = cv2.findHomography(source, target, cv2.RANSAC, _CONSENSUS_DISTANCE)
+        if projective is not None and projective.sum() > 1.1 * inliers.sum():
+            inliers = projective.ravel() == 1
+    return inliers
+
+
+def _by_phase(pair: _Pair) -> Motion:
+    """Shifts of the whole frame and of its quarters by phase correlation; the quarters tell whether it moved at all."""
+    whole = _shift(pair.before, pair.after)
+    height, width = pair.before.shape
+    halves = [(slice(0, n // 2), slice(n - n // 2, n)) for n in (height, width)]
+    parts = [(rows, columns) for rows in halves[0] for columns in halves[1]]
+    centres = np.array([[(c.start + c.stop) / 2, (r.start + r.stop) / 2] for r, c in parts])
+    shifts = np.array([_shift(pair.before[part], pair.after[part]) for part in parts])
+    scale = np.array(pair.scale)
+    agree = np.ones(len(parts), np.bool_)
+    chosen = choose_motion(centres * scale, (centres + shifts) * scale, agree, ("identity", "translation"))
+    homography = np.eye(3)
+    if chosen.model == "translation":
+        homography[:2, 2] = whole * scale
+    apart = np.linalg.norm(shifts * scale - homography[:2, 2], axis=1)
+    return Motion(homography, chosen.model, float(np.sqrt(np.mean(apart**2))), agree)
+
+
+def _shift(before: Grey, after: Grey) -> npt.NDArray[np.float64]:
+    """The shift (x, y) from `before` to `after` by phase correlation (Kuglin and Hines 1975), Hann window."""
+    window = cv2.createHanningWindow((before.shape[1], before.shape[0]), cv2.CV_32F)
+    (x, y), _ = cv2.phaseCorrelate(before.astype(np.float32), after.astype(np.float32), window)
+    return np.array([x, y])
+
+
+def _by_ecc(pair: _Pair) -> Motion:
+    """The movement by features, or by phase where there are too few, refined on the pixels that agree with it.
+
+    Where that does not converge, or does not score higher, the start is returned.
+    """
+    try:
+        start = _by_features(pair)
+    except AlignmentError:
+        start = _by_phase(pair)
+    if start.model == "identity":
+        return start
+    kinds = {
+        "translation": cv2.MOTION_TRANSLATION,
+        "affine": cv2.MOTION_AFFINE,
+        "homography": cv2.MOTION_HOMOGRAPHY,
+    }
+    first = edge_to_centre(pair.to_working(start.homography))
+    first = (first / first[2, 2]).astype(np.float32)
+    projective = start.model == "homography"
+    drawn, shown = warp(pair.before, centre_to_edge(first.astype(np.float64)), pair.before.shape)
+    # What moved on its own, or has no counterpart, must not pull.
+    apart = cv2.absdiff(drawn, pair.after)
+    noise = 1.4826 * float(np.median(apart[shown])) if shown.any() else 0.0
+    mask = (shown & (apart <= 4 * max(noise, 2.0))).astype(np.uint8)
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-5)
+    # Unblurred (the last argument): with OpenCV's blur of 5 the error on PETS was four times as large.
+    try:
+        _, refined = cv2.findTransformECC(
+            pair.before, pair.after, first if projective else first[:2], kinds[start.model], criteria, mask, 1
+        )
+    except cv2.error:
+        return start
+    matrix = refined if projective else np.vstack([refined, (0, 0, 1)])
+    homography = pair.to_full(centre_to_edge(matrix.astype(np.float64)))
+    if _score(pair, homography) < _score(pair, start.homography):
+        return start
+    return Motion(homography, start.model, start.residual, start.inliers)
+
+
+_METHODS: dict[Method, Callable[[_Pair], Motion]] = {"phase": _by_phase, "features": _by_features, "ecc": _by_ecc}
+
+
+def _check_plausible(homography: Matrix, size: Size) -> None:
+    """A camera neither mirrors the frame nor makes a fourth or four times of it."""
+    corners = corners_of(size)
+    depth = corners @ homography[2, :2] + homography[2, 2]
+    x, y = map_points(corners, homography).T
+    area = 0.5 * float(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))) / (size[0] * size[1])
+    if not np.isfinite(homography).all() or depth.min() <= 0 or not 0.25 < area < 4:
+        raise AlignmentError("the movement found is not one of a camera", _REMEDY)
+
+
+def _detail(grey: Grey) -> npt.NDArray[np.float32]:
+    """A grey frame at half its size without its slow changes: float32."""
+    size = (max(1, grey.shape[1] // 2), max(1, grey.shape[0] // 2))
+    values = cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    detail: npt.NDArray[np.float32] = values - cv2.blur(values, (7, 7))
+    return detail
+
+
+def _rms(values: npt.NDArray[np.float32]) -> float:
+    return float(cv2.norm(values, cv2.NORM_L2) / np.sqrt(values.size))
+
+
+def _score(pair: _Pair, homography: Matrix) -> float:
+    """Mean correlation, clipped to [0, 1], of the detail of the aligned frames over blocks with texture."""
+    height, width = pair.detail_before.shape
+    reduced = rescale_motion(homography, width / pair.full_before.shape[1], height / pair.full_before.shape[0])
+    first, shown = warp(pair.detail_before, reduced, (height, width))
+    first *= shown
+    second = pair.detail_after * shown
+    blocks = (max(1, width // 12), max(1, height // 12))
+    product, power_first, power_second = (
+        cv2.resize(values, blocks, interpolation=cv2.INTER_AREA) for values in (first * second, first**2, second**2)
+    )
+    textured = np.maximum(power_first, power_second) > 4 * _LEAST_DETAIL**2
+    if not textured.any():
+        return _UNVERIFIED_SCORE
+    correlation = product[textured] / np.sqrt(np.maximum(power_first * power_second, 1e-6))[textured]
+    return float(np.clip(correlation, 0, 1).mean())

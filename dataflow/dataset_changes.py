@@ -133,7 +133,7 @@ def _pixels(record: ImageRecord) -> int:
 def _hash(objects: Objects, dataset: PreparedDataset) -> int:
     names = dataset.categories.names
     digest = xxhash.xxh3_64(repr([names[i] for i in objects.category_ids.tolist()]).encode())
-    for array in (objects.boxes, objects.areas, objects.is_crowd, objects.is_truncated):
+    for array in (objects.boxes, objects.areas, objects.is_crowd, objects.is_truncated, objects.in_before):
         digest.update(np.ascontiguousarray(array).tobytes())
     digest.update(repr((objects.track_ids, objects.changes, objects.segmentations)).encode())
     return digest.intdigest()
@@ -175,6 +175,7 @@ def _differs(old: Objects, i: int, new: Objects, j: int) -> bool:
     return not (
         old.is_crowd[i] == new.is_crowd[j]
         and old.is_truncated[i] == new.is_truncated[j]
+        and old.in_before[i] == new.in_before[j]
         and _at(old.track_ids, i) == _at(new.track_ids, j)
         and _at(old.changes, i) == _at(new.changes, j)
         and _is_same_mask(old.segmentations[i], new.segmentations[j])

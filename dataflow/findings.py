@@ -56,6 +56,8 @@ class Code(StrEnum):
     BOX_UNITS = "box-units"
     BOX_TURNED = "box-fits-turned-image"
     BOX_ABSURD = "box-absurd"
+    # Pairs
+    PAIR_UNALIGNED = "pair-not-aligned"
     # Splits
     SPLIT_MISSING = "split-missing"
     SPLIT_LEAK = "scene-in-two-splits"

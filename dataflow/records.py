@@ -79,6 +79,7 @@ _COLUMNS = (
     ("areas", np.float32),
     ("is_crowd", np.bool_),
     ("is_truncated", np.bool_),
+    ("in_before", np.bool_),
     ("track_ids", np.int64),
     ("changes", np.int64),
 )
@@ -86,6 +87,7 @@ _DEFAULTS: dict[str, Callable[[Boxes], npt.NDArray[Any]]] = {
     "areas": box_areas,
     "is_crowd": _unmarked,
     "is_truncated": _unmarked,
+    "in_before": _unmarked,
 }
 
 
@@ -96,7 +98,8 @@ class Objects:
     `boxes` (N, 4) float32 xyxy px; `category_ids` (N,) int64; `areas` (N,) float32 px2 (of the mask where the
     source has one, of the box otherwise); `is_crowd` (N,) bool: regions to ignore, neither right nor wrong to
     detect; `is_truncated` (N,) bool: what the image's border cut; `track_ids` (N,) int64 or None; `changes` (N,)
-    int64 of `Change` or None. `segmentations` are N texts: COCO's `segmentation` (polygons or run lengths, px of the
+    int64 of `Change` or None. `in_before` (N,) bool: of a pair, where an object was in the before frame, not where it
+    is in the after frame. `segmentations` are N texts: COCO's `segmentation` (polygons or run lengths, px of the
     upright image) as JSON, "" for an object that has none.
     """
 
@@ -105,6 +108,7 @@ class Objects:
     areas: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     is_crowd: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
     is_truncated: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    in_before: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
     segmentations: tuple[str, ...] = ()
     track_ids: npt.NDArray[np.int64] | None = None
     changes: npt.NDArray[np.int64] | None = None

@@ -52,6 +52,7 @@ def build_features(categories: Categories, kind: Kind) -> tfds.features.Features
     }
     if kind != "images":
         objects["change"] = tfds.features.ClassLabel(names=[change.name.lower() for change in Change])
+        objects["in_before"] = np.bool_
         features |= {
             "before": tfds.features.Image(shape=(None, None, 3)),
             "before/filename": tfds.features.Text(),
@@ -84,6 +85,7 @@ def _objects_to_columns(objects: Objects, size: boxes.Size, with_changes: bool) 
     }
     if with_changes:
         columns["change"] = objects.changes if objects.changes is not None else np.full(n, Change.NONE)
+        columns["in_before"] = objects.in_before
     return columns
 
 
@@ -217,6 +219,7 @@ def example_to_objects(columns: Mapping[str, Any], size: boxes.Size, layout: Lay
         else (),
         track_ids=tracks if (tracks != NO_TRACK).any() else None,
         changes=np.asarray(columns["change"])[keep] if layout.is_ours and layout.kind != "images" else None,
+        in_before=np.asarray(columns["in_before"])[keep] if "in_before" in columns else np.zeros(0, np.bool_),
     )
 
 

@@ -21,6 +21,7 @@ from dataflow.findings import Audit, Finding, Policy, sorted_findings
 from dataflow.image_diff import DiffMode
 from dataflow.prepared import MANIFEST, PreparedDataset
 from dataflow.progress import watch_directory
+from dataflow.registration import Method
 from dataflow.schema import SCHEMA_VERSION, build_features
 from dataflow.shards import FileFormat, ShardFormat, ShardKey, ShardResult, fingerprint, split_infos
 from dataflow.splits import FrameRanges
@@ -300,6 +301,7 @@ class DifferencesBuilder(ShardBuilder, skip_registration=True):  # type: ignore[
         name: str,
         out: Path,
         mode: DiffMode = "absolute",
+        align: Method = "none",
         image_format: ImageFormat = "jpeg",
         policy: Policy = "quarantine",
         running: Running = Running(),
@@ -309,7 +311,7 @@ class DifferencesBuilder(ShardBuilder, skip_registration=True):  # type: ignore[
             raise UsageError(f"{pairs.path} holds single images, no pairs", "ingest with --pair-gap to make pairs")
         if pairs.layout.kind == "differences":
             raise UsageError(f"{pairs.path} already holds differences", "give the dataset of pairs it was made from")
-        self._pairs, self._mode, self._image_format = pairs, mode, image_format
+        self._pairs, self._loader = pairs, DifferenceLoader(pairs.path, mode, image_format, align)
         file_format = pairs.file_format
         super().__init__(name=name, out=out, policy=policy, running=running, file_format=file_format, update=update)
 
@@ -321,8 +323,9 @@ class DifferencesBuilder(ShardBuilder, skip_registration=True):  # type: ignore[
             "source": {"dataset": self._pairs.name, "fingerprint": self._pairs.fingerprint},
             "options": {
                 **self._pairs.manifest.get("options", {}),
-                "mode": self._mode,
-                "image_format": self._image_format,
+                "mode": self._loader.mode,
+                "align": self._loader.align,
+                "image_format": self._loader.image_format,
             },
         }
 
@@ -336,8 +339,7 @@ class DifferencesBuilder(ShardBuilder, skip_registration=True):  # type: ignore[
             ]
             for shard in shards
         }
-        loader = DifferenceLoader(self._pairs.path, self._mode, self._image_format)
-        job = ShardJob(self._shard_format(), inputs, loader, sum(shard.count for shard in shards))
+        job = ShardJob(self._shard_format(), inputs, self._loader, sum(shard.count for shard in shards))
         return Planned(job, sum(shard.path.stat().st_size for shard in shards))
 
     def _whole_findings(self, results: Sequence[ShardResult]) -> Iterable[Finding]:

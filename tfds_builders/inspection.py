@@ -46,6 +46,7 @@ class RawObject:
     segmentation: str = ""
     """COCO's `segmentation` as JSON, in pixels."""
     change: Change | None = None
+    in_before: bool = False
     """What happened to it, where the source says so (lists of pairs do)."""
 
 
@@ -271,7 +272,15 @@ class Inspection:
         seen: dict[object, RawObject] = {}
         once = []
         for item, box in kept:
-            key = (item.category_id, item.box, item.segmentation, item.track_id, item.is_crowd, item.change)
+            key = (
+                item.category_id,
+                item.box,
+                item.segmentation,
+                item.track_id,
+                item.is_crowd,
+                item.change,
+                item.in_before,
+            )
             first = seen.setdefault(key, item)
             if first is not item and not item.is_crowd:  # To ignore a region twice does no harm.
                 value, remedy = f"the same box and class as at {first.line}", "drop it, or repair"
@@ -307,7 +316,7 @@ def _objects(kept: Sequence[tuple[RawObject, Corners]]) -> Objects:
     if any(item.area is not None for item in items):
         own = boxes.box_areas(xyxy).tolist()
         columns["areas"] = [area if item.area is None else item.area for item, area in zip(items, own, strict=True)]
-    for name in ("is_crowd", "is_truncated", "segmentation"):
+    for name in ("is_crowd", "is_truncated", "in_before", "segmentation"):
         values = [getattr(item, name) for item in items]
         if any(values):
             columns["segmentations" if name == "segmentation" else name] = values

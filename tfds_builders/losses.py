@@ -192,6 +192,7 @@ def without_regions(objects: Objects) -> Objects:
         category_ids=objects.category_ids[keep],
         areas=objects.areas[keep],
         is_truncated=objects.is_truncated[keep],
+        in_before=objects.in_before[keep],
         segmentations=tuple(text for text, kept in zip(objects.segmentations, keep, strict=True) if kept),
         track_ids=None if objects.track_ids is None else objects.track_ids[keep],
         changes=None if objects.changes is None else objects.changes[keep],

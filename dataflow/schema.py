@@ -148,6 +148,8 @@ class Layout:
     truncated: str = ""
     segmentation: str = ""
     orientation: str = ""
+    knows_frames: bool = False
+    """Whether it says of each box of a pair which frame it is of (from schema version 2 on)."""
 
 
 def find_layout(features: Mapping[str, Any], name: str) -> Layout:
@@ -181,6 +183,7 @@ def find_layout(features: Mapping[str, Any], name: str) -> Layout:
         area="area" if "area" in inner else "",
         truncated="is_truncated" if "is_truncated" in inner else "",
         segmentation="segmentation" if is_ours and "segmentation" in inner else "",
+        knows_frames=is_ours and "in_before" in inner,
         orientation="image/orientation" if is_ours and "image/orientation" in features else "",
     )
 

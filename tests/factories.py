@@ -20,7 +20,7 @@ from dataflow.prepared import PreparedDataset
 from dataflow.schema import build_features
 from dataflow.shards import Outcome
 from dataflow.splits import Splits
-from tfds_builders.builders import Running, SourceBuilder
+from tfds_builders.builders import RefusedError, Running, SourceBuilder
 from tfds_builders.ingest_options import IngestOptions
 from tfds_builders.planning import PlanOptions
 from tfds_builders.source import Checks, ExifPolicy, Loader, Source
@@ -297,3 +297,29 @@ def load(source: Source, repair: bool = False, exif: ExifPolicy = "apply") -> Lo
     assert len(outcomes) == len(listing.references), "ids are taken twice: use a builder to see what becomes of them"
     found = [finding for outcome in outcomes.values() for finding in outcome.findings]
     return Loaded(outcomes, (*listing.findings, *found))
+
+
+def assert_balanced(loaded: Loaded, count: int) -> None:
+    """Every image is prepared, or kept out with an error that says why."""
+    assert len(loaded.outcomes) == count
+    for outcome in loaded.outcomes.values():
+        errors = [finding for finding in outcome.findings if finding.severity == "error" and not finding.repaired]
+        assert (outcome.example is None) == bool(errors)
+    for finding in loaded.findings:
+        assert finding.remedy and str(finding).count("\n") == 0
+
+
+def assert_none_lost(source: Source, root: Path, out: Path, policy: Policy, *, prepared: int, total: int) -> None:
+    """Under a policy, so many of all images of the source at `root` are prepared, and its files stay as they are."""
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    try:
+        dataset = prepare(source, out, policy=policy)
+    except RefusedError as error:
+        assert policy == "fail"
+        audit = error.audit.to_json()
+    else:
+        assert policy != "fail"
+        audit = json.loads((dataset.path / "audit.json").read_text())
+        assert audit["images_prepared"] == prepared
+    assert audit["images_in"] == audit["images_prepared"] + audit["images_quarantined"] == total
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before, "never changed"

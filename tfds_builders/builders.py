@@ -311,6 +311,9 @@ class DifferencesBuilder(ShardBuilder, skip_registration=True):  # type: ignore[
             raise UsageError(f"{pairs.path} holds single images, no pairs", "ingest with --pair-gap to make pairs")
         if pairs.layout.kind == "differences":
             raise UsageError(f"{pairs.path} already holds differences", "give the dataset of pairs it was made from")
+        if align != "none" and not pairs.layout.knows_frames:
+            remedy = "ingest the pairs again"
+            raise UsageError(f"{pairs.path} does not say which boxes are of the before frame", remedy)
         self._pairs, self._loader = pairs, DifferenceLoader(pairs.path, mode, image_format, align)
         file_format = pairs.file_format
         super().__init__(name=name, out=out, policy=policy, running=running, file_format=file_format, update=update)

@@ -46,8 +46,9 @@ class RawObject:
     segmentation: str = ""
     """COCO's `segmentation` as JSON, in pixels."""
     change: Change | None = None
-    in_before: bool = False
     """What happened to it, where the source says so (lists of pairs do)."""
+    in_before: bool = False
+    """Of a pair: whether this is where it was before, not where it is after."""
 
 
 @dataclass(frozen=True)

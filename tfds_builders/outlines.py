@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dataflow.boxes import Boxes, Size, box_areas
-from tfds_builders.formats.coco_masks import LARGEST_AREA, decode_counts, segmentation_area
 from tfds_builders.inspection import Corners
+from tfds_builders.masks import LARGEST_AREA, decode_counts, segmentation_area
 
 Pixels = npt.NDArray[np.bool_]
 # A box that is farther than this from its outline's own says something that the outline does not.

@@ -8,6 +8,7 @@ import pytest
 
 from dataflow.boxes import pairwise_iou
 from dataflow.camera_motion import Movement, shake
+from dataflow.errors import UsageError
 from dataflow.findings import Code
 from dataflow.image_diff import difference
 from dataflow.images import RgbImage, decode_rgb, encode_png
@@ -116,3 +117,13 @@ def test_pets_with_a_steady_camera_is_left_as_it_is(tmp_path: Path) -> None:
     for pair in made.pairs("train"):
         np.testing.assert_array_equal(pair.homography, np.eye(3))
         assert pair.alignment_score > 0.6
+
+
+def test_boxes_of_unknown_frames_are_not_carried(tmp_path: Path) -> None:
+    """Pairs of schema version 1 do not say which boxes are of the before frame."""
+    thing = Thing(0, (60, 60, 80, 100))
+    dataset = pairs(tmp_path, scene(), scene(), thing, thing)
+    dataset.layout = replace(dataset.layout, knows_frames=False)
+    with pytest.raises(UsageError, match="does not say which boxes are of the before frame; ingest the pairs again"):
+        DifferencesBuilder(dataset, name="d", out=tmp_path, align="features")
+    assert DifferencesBuilder(dataset, name="d", out=tmp_path).prepare().splits == {"train": 1}

@@ -8,8 +8,9 @@ import pytest
 
 from dataflow.errors import UsageError
 from dataflow.prepared import PreparedDataset
-from tests.factories import Picture, logical_dataset, photograph, prepare, write, write_mot, write_yolo
+from tests.factories import Picture, logical_dataset, photograph, prepare, write, write_coco, write_mot, write_yolo
 from tfds_builders.builders import DifferencesBuilder
+from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.pairing import PairOptions
@@ -188,3 +189,15 @@ def test_differences_follow_their_pairs(tmp_path: Path) -> None:
     new = shard_files(second)
     assert sum(new[name] != old[name] for name in new) == 1
     assert files(second) == files(DifferencesBuilder(pairs, name="d", out=tmp_path / "fresh").prepare())
+
+
+def test_a_photograph_added_to_coco_touches_one_shard(tmp_path: Path) -> None:
+    """Behind the others: what is put before them moves their places in the file, which their provenance names."""
+    pictures = logical_dataset(40)
+    made = []
+    for n in (39, 40):
+        source = write_coco(tmp_path / "s", pictures[:n])
+        for photo in source.rglob("*.jpg"):
+            os.utime(photo, (1, 1))  # They were written again, but are the same.
+        made.append(shard_files(prepare(open_coco(source), tmp_path / "out", plan=PLAN, update=True)))
+    assert sum(made[1][name] != made[0][name] for name in made[1]) == 1

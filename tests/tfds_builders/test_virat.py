@@ -1,27 +1,20 @@
-"""VIRAT object files: what is read, what is found, and what is written."""
+"""VIRAT object files: what is read, and what is found."""
 
-import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataflow.errors import UsageError
 from dataflow.findings import Code, Policy
-from dataflow.images import read_header
-from dataflow.records import Categories, Change, ImageRecord, Objects, no_objects
+from dataflow.records import Change
 from dataflow.splits import FrameRanges
-from tests.factories import Loaded, load, photograph, prepare, write
-from tests.tfds_builders.record_strategies import datasets
-from tfds_builders.builders import RefusedError
+from tests.factories import assert_balanced, assert_none_lost, load, photograph, write
 from tfds_builders.formats.virat import open_virat
-from tfds_builders.formats.virat_writer import ViratWriter
 from tfds_builders.pairing import PairOptions
 
 CLIP = "VIRAT_S_000001"
@@ -256,27 +249,7 @@ class TestPolicies:
         clip(root, f"{ROW}9 3 2 1\n9 3 3 1 1 20 20 0\n9 3 4 1 1 20 20 1\n", frames=range(6))
         write(root / "frames" / CLIP / "000004.jpg", b"no image")
         write(root / "frames" / CLIP / "cover.jpg", photograph(seed=9))
-        before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-        if policy == "fail":
-            with pytest.raises(RefusedError) as caught:
-                prepare(open_virat(root), tmp_path / "out", policy=policy)
-            audit = caught.value.audit.to_json()
-        else:
-            dataset = prepare(open_virat(root), tmp_path / "out", policy=policy)
-            audit = json.loads((dataset.path / "audit.json").read_text())
-            assert audit["images_prepared"] == prepared
-        assert audit["images_in"] == audit["images_prepared"] + audit["images_quarantined"] == 7
-        assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before, "never changed"
-
-
-def balanced(loaded: Loaded, count: int) -> None:
-    """Every image is prepared, or kept out with an error that says why."""
-    assert len(loaded.outcomes) == count
-    for outcome in loaded.outcomes.values():
-        errors = [finding for finding in outcome.findings if finding.severity == "error" and not finding.repaired]
-        assert (outcome.example is None) == bool(errors)
-    for finding in loaded.findings:
-        assert finding.remedy and str(finding).count("\n") == 0
+        assert_none_lost(open_virat(root), root, tmp_path / "out", policy, prepared=prepared, total=7)
 
 
 fields = st.one_of(
@@ -294,124 +267,11 @@ class TestGarbage:
         with tempfile.TemporaryDirectory() as folder:
             text = "\n".join(" ".join(row) for row in rows).encode("utf-8", "replace")
             root = clip(Path(folder), text, frames=(0, 1))
-            balanced(load(open_virat(root, PairOptions(gap) if gap else None), repair), 1 if gap else 2)
+            assert_balanced(load(open_virat(root, PairOptions(gap) if gap else None), repair), 1 if gap else 2)
 
     @given(data=st.binary(max_size=80), keep=st.integers(0, 60))
     def test_bytes_and_stumps(self, data: bytes, keep: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             root = clip(Path(folder), data)
             clip(root, (ROW * 3).encode()[:keep], name="stump")
-            balanced(load(open_virat(root)), 6)
-
-
-def record(name: str, objects: Objects, image: bytes = photograph(), group: str | None = None) -> ImageRecord:
-    scene = name.rpartition("/")[0] if group is None else group
-    return ImageRecord(name, image, *read_header(image).size, objects, scene, "somewhere")
-
-
-def written(
-    out: Path, names: Sequence[str], *records: ImageRecord, splits: tuple[str, ...] = ("train",)
-) -> ViratWriter:
-    writer = ViratWriter(out, Categories(tuple(names)), splits)
-    for each in records:
-        writer.add(each, splits[0])
-    writer.close()
-    assert writer.losses.pop("splits") == len(records)
-    return writer
-
-
-def things(*boxes: Sequence[float], kinds: Sequence[int] = (), tracks: Sequence[int] | None = None) -> Objects:
-    kinds = kinds or [0] * len(boxes)
-    return Objects(
-        np.reshape(boxes, (-1, 4)), np.array(kinds, int), track_ids=None if tracks is None else np.array(tracks)
-    )
-
-
-class TestWriter:
-    def test_the_files(self, tmp_path: Path) -> None:
-        """In any order, since shards know of no clip."""
-        boxes = ((0, 0, 10.5, 20), (1.25, 2, 3, 4))
-        records = [
-            record("walk/000010", things(*boxes, kinds=(1, 0), tracks=(3, 0))),
-            record("walk/000002", things(boxes[0], kinds=(1,), tracks=(3,))),
-            record("walk/000003", no_objects()),
-            record("still/000000", things(boxes[1], boxes[0])),
-        ]
-        assert written(tmp_path, ["person", "bike"], *records).losses == {"class ids of the source": 2}
-        assert (tmp_path / "annotations" / "walk.viratdata.objects.txt").read_text() == (
-            "3 9 2 0 0 10.5 20 5\n3 9 10 0 0 10.5 20 5\n0 1 10 1.25 2 1.75 2 1\n"
-        )
-        assert (tmp_path / "annotations" / "still.viratdata.objects.txt").read_text() == (
-            "-1 1 0 1.25 2 1.75 2 1\n-1 1 0 0 0 10.5 20 1\n"
-        )
-        files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-        assert files == {
-            *(f"annotations/{name}.viratdata.objects.txt" for name in ("walk", "still")),
-            *(f"frames/{name}.jpg" for name in ("walk/000010", "walk/000002", "walk/000003", "still/000000")),
-        }
-
-    def test_numpy_reads_it(self, tmp_path: Path) -> None:
-        """As most who use VIRAT read it."""
-        written(tmp_path, ["person"], record("walk/000010", things((0, 0, 10.5, 20), (1, 2, 3, 4), tracks=(3, 0))))
-        rows = np.loadtxt(tmp_path / "annotations" / "walk.viratdata.objects.txt")
-        assert rows.tolist() == [[3, 1, 10, 0, 0, 10.5, 20, 1], [0, 1, 10, 1, 2, 2, 2, 1]]
-
-    def test_losses(self, tmp_path: Path) -> None:
-        objects = Objects(
-            boxes=np.array([[1, 2, 30, 40]] * 5) + np.arange(5)[:, None],
-            category_ids=np.array([0, 1, 0, 0, 0]),
-            areas=np.array([29 * 38, 29 * 38, 29 * 38, 29 * 38, 7]),
-            is_crowd=np.array([True, False, False, False, False]),
-            is_truncated=np.array([True, True, False, False, False]),
-            track_ids=np.array([1, 2, 2, -1, 2**60]),
-        )
-        writer = written(tmp_path, ["car", "cat"], record("a", objects, group="a"), splits=("train", "test"))
-        assert writer.losses == {
-            "regions to ignore": 1,
-            "truncated marks": 1,
-            "classes of objects": 1,
-            "track ids": 2,
-            "areas other than the shape's": 1,
-            "image ids": 1,
-            "class ids of the source": 1,
-        }
-        loaded = load(open_virat(tmp_path))
-        assert loaded.column("a/000000", "id") == [2, -1, -1, -1]
-        assert loaded.column("a/000000", "label") == [3, 1, 1, 1]
-
-    def test_clips_that_differ_in_case_alone(self, tmp_path: Path) -> None:
-        writer = written(tmp_path, ["car"], record("a/000001", no_objects()), record("A/000001", no_objects()))
-        assert writer.losses == {"image ids": 1, "scenes": 1, "class ids of the source": 1}
-        assert sorted(load(open_virat(tmp_path)).outcomes) == ["A-2/000001", "a/000001"]
-
-    @settings(max_examples=60)
-    @given(made=datasets(), are_frames=st.booleans())
-    def test_any_records(self, made: tuple[Categories, list[tuple[str, ImageRecord]]], are_frames: bool) -> None:
-        """Of VIRAT's classes and of others, of ids that are frames and of others."""
-        names = NAMES if are_frames else made[0].names
-        records = [each for _, each in made[1]]
-        if are_frames:
-            records = [_as_frame(each, number) for number, each in enumerate(records)]
-        with tempfile.TemporaryDirectory() as folder:
-            losses = written(Path(folder), names, *records).losses
-            loaded = load(open_virat(Path(folder)))
-        assert len(loaded.outcomes) == len(records) and not loaded.quarantined
-        kept_ids = [each for each in records if each.image_id in loaded.outcomes]
-        assert losses["image ids"] == len(records) - len(kept_ids) and (not are_frames or kept_ids == records)
-        for each in kept_ids:
-            keep, objects = ~each.objects.is_crowd, each.objects
-            tracks = np.full(len(keep), -1) if objects.track_ids is None else objects.track_ids
-            assert loaded.example(each.image_id)["image"] == each.image
-            assert np.abs(loaded.boxes(each.image_id) - objects.boxes[keep]).max(initial=0) < 1e-2
-            assert loaded.column(each.image_id, "id") == tracks[keep].tolist()
-            kinds = objects.category_ids[keep] if are_frames else np.full(keep.sum(), 3)
-            assert loaded.column(each.image_id, "label") == kinds.tolist()
-        count = sum(int((~each.objects.is_crowd).sum()) for each in records)
-        assert losses["classes of objects"] == (0 if are_frames else count)
-        assert losses["regions to ignore"] == sum(len(each.objects) for each in records) - count
-
-
-def _as_frame(each: ImageRecord, number: int) -> ImageRecord:
-    """The same as a frame of a clip, of VIRAT's classes."""
-    objects = replace(each.objects, category_ids=each.objects.category_ids % len(NAMES))
-    return replace(each, image_id=f"{each.image_id}/{number:06d}", group_id=each.image_id, objects=objects)
+            assert_balanced(load(open_virat(root)), 6)

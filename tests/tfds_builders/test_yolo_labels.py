@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from dataflow.findings import Code
 from tests.factories import load, write
 from tests.tfds_builders.test_yolo import BOX, LINE, OTHER, dataset, load_one
-from tfds_builders.formats.yolo import in_pixels, open_yolo, polygon_area
+from tfds_builders.formats.yolo import in_pixels, open_yolo
 from tfds_builders.inspection import Inspection, RawObject
+from tfds_builders.masks import enclosed_area
 from tfds_builders.source import Checks, Reference
 
 
@@ -47,7 +48,7 @@ class TestSegments:
     def test_any_polygon(self, points: list[tuple[int, int]]) -> None:
         """The area is the cross products' sum, one triangle after another; OpenCV agrees."""
         expected = cv2.contourArea(np.array(points, np.float32))
-        assert polygon_area(np.array(points, np.float64)) == pytest.approx(expected, abs=1e-3)
+        assert enclosed_area(np.array(points, np.float64).reshape(-1).tolist()) == pytest.approx(expected, abs=1e-3)
         (x0, y0), (x1, y1) = np.min(points, axis=0), np.max(points, axis=0)
         (item,) = _objects(segment(*points).encode())
         np.testing.assert_allclose(item.box, [x0, y0, x1, y1], atol=1e-4)

@@ -26,9 +26,9 @@ import numpy as np
 from dataflow.boxes import Size, cxcywh_to_xyxy, tfds_to_xyxy, voc_to_xyxy
 from dataflow.findings import Code
 from dataflow.records import Change
-from tfds_builders.formats.coco_masks import segmentation_area
 from tfds_builders.formats.labelme_shapes import declared_size, has_flag, name_of, outline_of_shape
 from tfds_builders.inspection import Corners, Declared, Inspection, RawObject
+from tfds_builders.masks import segmentation_area
 from tfds_builders.outlines import outline_of
 from tfds_builders.photo import inside_root
 

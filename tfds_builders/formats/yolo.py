@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from dataflow.boxes import Size, cxcywh_to_xyxy, tfds_to_xyxy
 from dataflow.errors import UsageError
@@ -36,6 +35,7 @@ from tfds_builders.formats.yolo_layout import (
     stem,
 )
 from tfds_builders.inspection import Inspection, RawObject
+from tfds_builders.masks import enclosed_area
 from tfds_builders.photo import IMAGE_SUFFIXES, file_size, inside_root
 from tfds_builders.source import Checks, Listing, Reference, file_stamp
 
@@ -205,14 +205,9 @@ def _segment(values: Sequence[float], category: int, number: int, size: Size) ->
     box = (x0, y0, x1, y1)
     if not np.isfinite(points).all():
         return RawObject(box, category, number)
-    shape = json.dumps([[round(number, 3) for number in points.reshape(-1).tolist()]], separators=(",", ":"))
-    return RawObject(box, category, number, polygon_area(points) or None, segmentation=shape)
-
-
-def polygon_area(points: npt.NDArray[np.float64]) -> float:
-    """Area in px2 of a polygon (N, 2) in px: the shoelace formula (Meister 1769)."""
-    x, y = points.T
-    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+    polygon = points.reshape(-1).tolist()
+    shape = json.dumps([[round(number, 3) for number in polygon]], separators=(",", ":"))
+    return RawObject(box, category, number, enclosed_area(polygon) or None, segmentation=shape)
 
 
 def _short_name(item: Listed, key: str) -> str:

@@ -16,7 +16,7 @@ from pycocotools import mask as reference
 from dataflow.findings import Code
 from tests.factories import Loaded, Picture, Thing, coco_json, load, write_coco
 from tfds_builders.formats.coco import open_coco
-from tfds_builders.formats.coco_masks import decode_counts, segmentation_area
+from tfds_builders.masks import decode_counts, segmentation_area
 
 SIZE = (48, 64)
 BOX = (24.0, 12.0, 40.0, 36.0)

@@ -1,4 +1,4 @@
-"""Masks of COCO annotations: whether they are well formed, and their areas (Lin et al. 2014; cocoapi, maskApi.c).
+"""Masks as COCO writes them: whether they are well formed, and their areas (Lin et al. 2014; cocoapi, maskApi.c).
 
 A mask is a list of polygons, each `[x0, y0, x1, y1, ...]` px, or run lengths `{"size": [h, w], "counts": ...}` that
 go down the columns, background first; `counts` is a list of numbers, or their compressed text.
@@ -38,11 +38,16 @@ def segmentation_area(segmentation: str, size: Size) -> float:
 
 
 def _polygon_area(polygon: Any) -> float:
-    """The area of a simple polygon by its corners (the shoelace formula)."""
+    """The area of a polygon as a file has it, if it is one."""
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
         raise ValueError("a polygon is no list of x, y, x, y, ... of three points or more")
     if not all(_is_finite(number) for number in polygon):
         raise ValueError("a polygon holds something other than finite numbers")
+    return enclosed_area(polygon)
+
+
+def enclosed_area(polygon: Sequence[float]) -> float:
+    """The area in px2 of a simple polygon x0, y0, x1, y1, ... px by its corners (the shoelace formula)."""
     x, y = polygon[::2], polygon[1::2]
     # From the first corner on: products of coordinates far from the origin would lose digits.
     u, v = [value - x[0] for value in x], [value - y[0] for value in y]

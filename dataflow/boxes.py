@@ -26,6 +26,9 @@ import numpy.typing as npt
 Boxes = npt.NDArray[np.float32]
 Size = tuple[int, int]
 
+# The least side a box must have, in pixels, to stay a box when stored as relative float32.
+LEAST_SIDE_PX = 1e-2
+
 
 def _columns(boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """(N, 4) or empty input as four float64 columns (4, N)."""

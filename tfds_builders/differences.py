@@ -6,29 +6,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
-import numpy.typing as npt
-
-from dataflow.boxes import Size, box_areas, clip_boxes
+from dataflow.aligned_pair import AlignedPair, align_pair, carry_objects
 from dataflow.errors import ShardboxError
 from dataflow.findings import Code, Finding
-from dataflow.illumination import match_illumination
-from dataflow.image_diff import DiffMode, SizeMismatchError, checked_pair, difference
-from dataflow.images import RgbImage, decode_rgb, encode_jpeg, encode_png
-from dataflow.motion_models import carry_boxes
+from dataflow.image_diff import DiffMode, SizeMismatchError
+from dataflow.images import decode_rgb, encode_jpeg, encode_png
 from dataflow.prepared import PreparedDataset, Shard
-from dataflow.records import FramePair, Objects
-from dataflow.registration import AlignmentError, Method, align, warp_to_after
+from dataflow.records import FramePair
+from dataflow.registration import AlignmentError, Method
 from dataflow.schema import pair_to_example
 from dataflow.shards import Outcome
 from dataflow.tfrecord import CorruptRecordError
-from tfds_builders.inspection import LEAST_SIDE_PX
 
 ImageFormat = Literal["jpeg", "png"]
-# True alignments of real frames never fell below 0.8, wrong ones lie around 0.5.
-LEAST_SCORE = 0.6
 _CODES = {SizeMismatchError: Code.SIZE_MISMATCH, AlignmentError: Code.PAIR_UNALIGNED}
-_UNALIGNED = "check that both frames show one scene; for a steady camera use --align none"
 IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 
 
@@ -66,53 +57,22 @@ class DifferenceLoader:
     def _outcome(self, pair: FramePair) -> Outcome:
         try:
             before, after = (decode_rgb(frame.image, frame.orientation) for frame in (pair.before, pair.after))
-            if self.align == "none":
-                image = difference(before, after, self.mode)
-            else:
-                pair, image = self._aligned(pair, before, after)
+            aligned = align_pair(before, after, self.align)
+            image = aligned.difference(self.mode)
         except ShardboxError as error:
             code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), Code.IMAGE_UNREADABLE)
             finding = Finding(code, "error", pair.after.filename, error.message, error.remedy, image_id=pair.pair_id)
             return Outcome(pair.pair_id, None, (finding,))
         encoded = encode_jpeg(image) if self.image_format == "jpeg" else encode_png(image)
-        return Outcome(pair.pair_id, pair_to_example(pair, encoded))
-
-    def _aligned(self, pair: FramePair, before: RgbImage, after: RgbImage) -> tuple[FramePair, RgbImage]:
-        """The difference of the after frame to the before frame drawn in it, in its light, and the pair with its boxes
-        there. Objects that the camera lost from view on the way are left out."""
-        before, after = checked_pair(before, after, None)
-        alignment = align(before, after, self.align)
-        if alignment.score < LEAST_SCORE:
-            raise AlignmentError(f"an alignment of score {alignment.score:.2f}", _UNALIGNED)
-        size = pair.after.size
-        warped, valid = warp_to_after(before, alignment, size)
-        image = difference(match_illumination(warped, after, valid), after, self.mode, valid)
-        objects = _carried(pair.objects, alignment.homography, size)
-        score = float(min(alignment.score, 1.0))
-        return replace(pair, objects=objects, homography=alignment.homography, alignment_score=score), image
+        return Outcome(pair.pair_id, pair_to_example(_in_after_frame(pair, aligned), encoded))
 
 
-def _carried(objects: Objects, homography: npt.NDArray[np.float64], size: Size) -> Objects:
-    """Objects in the pixels of the after frame: those of the before frame carried there, and cut at the border."""
-    if np.array_equal(homography, np.eye(3)):
-        return objects
-    moved = clip_boxes(carry_boxes(objects.boxes, homography), size)
-    boxes = np.where(objects.in_before[:, None], moved, objects.boxes)
-    keep = np.asarray((boxes[:, 2:] - boxes[:, :2] >= LEAST_SIDE_PX).all(axis=1))
-    areas = np.where(objects.in_before, box_areas(boxes), objects.areas)
-    return Objects(
-        boxes=boxes[keep],
-        category_ids=objects.category_ids[keep],
-        areas=areas[keep],
-        is_crowd=objects.is_crowd[keep],
-        is_truncated=objects.is_truncated[keep],
-        in_before=objects.in_before[keep],
-        # A mask of the before frame is not carried.
-        segmentations=tuple(
-            "" if before else text
-            for text, before, kept in zip(objects.segmentations, objects.in_before, keep, strict=True)
-            if kept
-        ),
-        track_ids=None if objects.track_ids is None else objects.track_ids[keep],
-        changes=None if objects.changes is None else objects.changes[keep],
+def _in_after_frame(pair: FramePair, aligned: AlignedPair) -> FramePair:
+    """The pair with what its alignment found, and its boxes carried along."""
+    homography = aligned.alignment.homography
+    return replace(
+        pair,
+        objects=carry_objects(pair.objects, homography, aligned.size),
+        homography=homography,
+        alignment_score=min(aligned.alignment.score, 1.0),
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dataflow import boxes
+from dataflow.boxes import LEAST_SIDE_PX
 from dataflow.findings import Code, Finding, Severity, printable
 from dataflow.records import Change, ImageRecord, Objects
 from dataflow.schema import record_to_example
@@ -22,8 +23,6 @@ from tfds_builders.source import Checks, Reference
 EDGE_TOLERANCE_PX = 1.0
 # What float32 makes of a box at the border of a large image: not worth a finding.
 ROUNDING_PX = 1e-2
-# The least side a box must have to stay a box when stored as relative float32.
-LEAST_SIDE_PX = 1e-2
 # Below and above these an object is likelier a slip of the mouse than an object.
 LEAST_AREA_PX2 = 4.0
 LARGEST_ASPECT = 50.0

@@ -1,0 +1,90 @@
+"""A pair of frames made comparable: the before frame drawn in the after frame and in its light, its boxes beside it.
+
+The one way from two decoded frames to what is subtracted, for `shardbox diff` and for the bridge alike.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dataflow.boxes import LEAST_SIDE_PX, Size, box_areas, clip_boxes
+from dataflow.illumination import match_illumination
+from dataflow.image_diff import DiffMode, Mask, checked_pair, difference
+from dataflow.images import RgbImage
+from dataflow.motion_models import carry_boxes
+from dataflow.records import Objects
+from dataflow.registration import Alignment, AlignmentError, Method, align, warp_to_after
+
+# True alignments of real frames never fell below 0.8, wrong ones lie around 0.5.
+LEAST_SCORE = 0.6
+_REMEDY = "check that both frames show one scene; for a steady camera use --align none"
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedPair:
+    """Both frames (H, W, 3) uint8 RGB in the pixels of the after frame.
+
+    `before` is drawn there and in the light of `after`; `valid` (H, W) bool are the pixels that it shows, None for all.
+    """
+
+    before: RgbImage
+    after: RgbImage
+    alignment: Alignment
+    valid: Mask | None = None
+
+    @property
+    def size(self) -> Size:
+        """(height, width) px of both."""
+        return self.after.shape[0], self.after.shape[1]
+
+    def difference(self, mode: DiffMode) -> RgbImage:
+        """The difference image, (H, W, 3) uint8; pixels without counterpart show no change."""
+        return difference(self.before, self.after, mode, self.valid)
+
+
+def align_pair(before: RgbImage, after: RgbImage, method: Method) -> AlignedPair:
+    """A pair with the movement of the camera and the change of its light undone; with method `none` as it is.
+
+    Raises:
+        SizeMismatchError: the frames differ in size.
+        AlignmentError: no movement explains them, or it cannot be trusted (a score below `LEAST_SCORE`).
+        UsageError: an image is empty, not of 8 bits, or of neither one nor three channels.
+    """
+    before, after = checked_pair(before, after, None)
+    alignment = align(before, after, method)
+    if method == "none":
+        return AlignedPair(before, after, alignment)
+    if alignment.score < LEAST_SCORE:
+        raise AlignmentError(f"an alignment of score {alignment.score:.2f}", _REMEDY)
+    drawn, valid = warp_to_after(before, alignment, (after.shape[0], after.shape[1]))
+    return AlignedPair(match_illumination(drawn, after, valid), after, alignment, valid)
+
+
+def carry_objects(objects: Objects, homography: npt.NDArray[np.float64], size: Size) -> Objects:
+    """Objects in the pixels of the after frame, of `size` (height, width).
+
+    Those of the before frame are carried there by `homography` (3, 3) and cut at the border; what the camera lost from
+    view is left out. Masks of the before frame are not carried.
+    """
+    if np.array_equal(homography, np.eye(3)):
+        return objects
+    moved = clip_boxes(carry_boxes(objects.boxes, homography), size)
+    boxes = np.where(objects.in_before[:, None], moved, objects.boxes)
+    keep = np.asarray((boxes[:, 2:] - boxes[:, :2] >= LEAST_SIDE_PX).all(axis=1))
+    areas = np.where(objects.in_before, box_areas(boxes), objects.areas)
+    return Objects(
+        boxes=boxes[keep],
+        category_ids=objects.category_ids[keep],
+        areas=areas[keep],
+        is_crowd=objects.is_crowd[keep],
+        is_truncated=objects.is_truncated[keep],
+        in_before=objects.in_before[keep],
+        segmentations=tuple(
+            "" if before else text
+            for text, before, kept in zip(objects.segmentations, objects.in_before, keep, strict=True)
+            if kept
+        ),
+        track_ids=None if objects.track_ids is None else objects.track_ids[keep],
+        changes=None if objects.changes is None else objects.changes[keep],
+    )

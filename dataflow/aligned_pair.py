@@ -57,6 +57,16 @@ def align_pair(before: RgbImage, after: RgbImage, method: Method) -> AlignedPair
         return AlignedPair(before, after, alignment)
     if alignment.score < LEAST_SCORE:
         raise AlignmentError(f"an alignment of score {alignment.score:.2f}", _REMEDY)
+    return lay_over(before, after, alignment)
+
+
+def lay_over(before: RgbImage, after: RgbImage, alignment: Alignment) -> AlignedPair:
+    """The before frame drawn where a known alignment puts it in the after frame, and in its light.
+
+    Where the camera stood still, that is the frame itself, and all of its pixels are valid.
+    """
+    if alignment.model == "identity":
+        return AlignedPair(match_illumination(before, after), after, alignment)
     drawn, valid = warp_to_after(before, alignment, (after.shape[0], after.shape[1]))
     return AlignedPair(match_illumination(drawn, after, valid), after, alignment, valid)
 

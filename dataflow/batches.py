@@ -1,9 +1,9 @@
 """Batches as detectors take them, and the single way back from a detector's frame to pixels of the original image.
 
-Legend for shapes: B images in the batch, H and W px of the padded canvas, h and w px of one resized image on it (at
-the top left), N objects of an image, M detections in it. Boxes are cxcywh relative to the resized image *without* its
-padding. Resizing stretches the whole image, so the same numbers are relative to the original image too, and padding
-never enters into them.
+Legend for shapes: B images in the batch, C channels (3, or 6 for two images of one place), H and W px of the padded
+canvas, h and w px of one resized image on it (at the top left), N objects of an image, M detections in it. Boxes are
+cxcywh relative to the resized image *without* its padding. Resizing stretches the whole image, so the same numbers are
+relative to the original image too, and padding never enters into them.
 """
 
 from collections.abc import Callable, Sequence
@@ -75,7 +75,7 @@ class Target:
 class Batch:
     """Images of one step, padded at the bottom and on the right to a common canvas.
 
-    `pixel_values` (B, 3, H, W) uint8 RGB, zero in the padding; `pixel_mask` (B, H, W) bool, True on real pixels (as
+    `pixel_values` (B, C, H, W) uint8 RGB, zero in the padding; `pixel_mask` (B, H, W) bool, True on real pixels (as
     Hugging Face has it; the original DETR has the opposite); `targets` and `image_ids`, one per image; `sizes` (B, 2)
     int64 (h, w) px resized; `original_sizes` (B, 2) int64 (height, width) px of the images as they were stored.
     """
@@ -88,8 +88,9 @@ class Batch:
     original_sizes: torch.Tensor
 
     def __post_init__(self) -> None:
-        _require_tensor("pixel_values", self.pixel_values, torch.uint8, (None, 3, None, None))
-        n, _, height, width = self.pixel_values.shape
+        _require_tensor("pixel_values", self.pixel_values, torch.uint8, (None, None, None, None))
+        n, channels, height, width = self.pixel_values.shape
+        _require(channels in (3, 6), f"pixel_values has {channels} channels", "give one RGB image, or two stacked")
         _require_tensor("pixel_mask", self.pixel_mask, torch.bool, (n, height, width))
         _require_tensor("sizes", self.sizes, torch.int64, (n, 2))
         _require_tensor("original_sizes", self.original_sizes, torch.int64, (n, 2))
@@ -132,20 +133,21 @@ class Batch:
 def normalise(
     pixel_values: torch.Tensor, pixel_mask: torch.Tensor, mean: Sequence[float], std: Sequence[float]
 ) -> torch.Tensor:
-    """(B, 3, H, W) float32: (value / 255 - mean) / std on real pixels, 0 in the padding, on the tensors' own device.
+    """(B, C, H, W) float32: (value / 255 - mean) / std on real pixels, 0 in the padding, on the tensors' own device.
 
     The operations and their order are those of Hugging Face's torchvision backend, which multiplies mean and std by
     255 instead of dividing the pixels and pads afterwards, so that the values equal its own bit for bit.
 
     Args:
-        pixel_values: (B, 3, H, W) uint8.
+        pixel_values: (B, C, H, W) uint8.
         pixel_mask: (B, H, W) bool, True on real pixels.
-        mean: of the three channels, for values from 0 to 1.
-        std: of the three channels, for values from 0 to 1.
+        mean: of the three channels of an image, for values from 0 to 1.
+        std: of the three channels of an image, for values from 0 to 1.
     """
     levels = 1.0 / (1 / 255)
+    images = pixel_values.shape[1] // 3
     shift, scale = (
-        (torch.tensor(list(values), device=pixel_values.device) * levels).view(3, 1, 1) for values in (mean, std)
+        (torch.tensor([*values] * images, device=pixel_values.device) * levels).view(-1, 1, 1) for values in (mean, std)
     )
     return pixel_values.to(torch.float32).sub_(shift).div_(scale).masked_fill_(~pixel_mask[:, None], 0.0)
 

@@ -21,6 +21,7 @@ from dataflow.shards import Outcome, ShardFormat, ShardKey, ShardResult, load_re
 
 try:
     import apache_beam as beam
+    from apache_beam.metrics import Metrics
     from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
     from apache_beam.portability import python_urns
     from apache_beam.portability.api import beam_fn_api_pb2
@@ -34,6 +35,7 @@ DEFAULT_RUNNER = "FnApiRunner"
 _RESULTS = ".results"
 _PLAN = ".plan"
 _SHARDS = "shards"
+_METRICS = "shardbox"
 
 
 class LostElementsError(DataRefusedError):
@@ -111,7 +113,21 @@ class _WriteShard(beam.DoFn):  # type: ignore[misc]
         lines = _plan_file(self._directory, self._shard_format, key).read_text(encoding="ascii").splitlines()
         result = write_shard(self._directory, self._shard_format, key, self._outcomes(lines))
         save_result(result, self._directory / _RESULTS)
+        _measure(result)
         return iter(())
+
+
+def _measure(result: ShardResult) -> None:
+    """Beam's metrics, for the page of the runner."""
+    counters = {"images_prepared": result.count, "images_quarantined": len(result.quarantined)}
+    if result.alignment is not None:
+        counters |= {"pairs_aligned": result.alignment.aligned, "pairs_refused": result.alignment.refused}
+        if result.alignment.aligned:
+            mean = result.alignment.residual_sum / result.alignment.aligned
+            # Of each shard the mean: distributions hold whole numbers only, so thousandths of a pixel.
+            Metrics.distribution(_METRICS, "alignment_residual_mpx").update(round(1000 * mean))
+    for name, count in counters.items():
+        Metrics.counter(_METRICS, name).inc(count)
 
 
 def write_plan(job: ShardJob, directory: Path) -> int:

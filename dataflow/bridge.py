@@ -8,6 +8,7 @@ threads, some batches ahead of the training step. Pixels stay uint8 until they a
 """
 
 import atexit
+import logging
 import math
 import os
 import threading
@@ -24,17 +25,20 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from dataflow.batches import Batch
 from dataflow.buffers import ArrayRing
-from dataflow.drafts import Draft, ExampleReader, Flip
+from dataflow.drafts import Augmentation, Draft, ExampleReader
 from dataflow.errors import UsageError
 from dataflow.order import ReadPlan, Share, sequential_plan, shuffled_plan
+from dataflow.pair_augmentation import PairAugmentation
 from dataflow.prepared import PreparedDataset
 from dataflow.record_stream import read_in_order
 from dataflow.resize import ResizePolicy
+from dataflow.view import Seen, View
 
 _WINDOW_BYTES = 128 << 20  # of encoded examples that are shuffled at a time
 _WINDOW_LIMITS = (64, 4096)  # examples
 _USUAL_BYTES = 256 << 10  # of a photograph
 _MAX_THREADS = 8
+_log = logging.getLogger("shardbox")
 _RUNNING: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()
 
 
@@ -61,6 +65,8 @@ class BatchLoader(IterableDataset[Batch]):
 
     **Evaluation** gives each image once, in shard order, each rank its own part; the last batch may be smaller.
 
+    A pair that could not be aligned shows no change and no objects; `refused` says which these were, and why.
+
     Ignore regions (crowds) are in no target. EXIF orientation is applied to our datasets, whose boxes are in the
     upright frame, and not to others, because TFDS and so the boxes of its datasets ignore it.
 
@@ -82,6 +88,8 @@ class BatchLoader(IterableDataset[Batch]):
         threads: int | None = None,
         flip: float = 0.0,
         limit: int | None = None,
+        view: View = View(),
+        augmentation: PairAugmentation | None = None,
     ) -> None:
         """A loader that has read nothing yet.
 
@@ -98,9 +106,12 @@ class BatchLoader(IterableDataset[Batch]):
             threads: that decode; by default one per processor, at most eight.
             flip: probability of mirroring an image left to right, in training.
             limit: use only the first examples of the split.
+            view: what is shown of an example; of a dataset of pairs, differences can be made on the way.
+            augmentation: of pairs whose frames are compared on the way, in training.
 
         Raises:
-            UsageError: no such split, a number out of range, or no example to train on.
+            UsageError: no such split, a number out of range, no example to train on, or a view that the dataset
+                does not have or that cannot be augmented.
         """
         super().__init__()
         threads = default_threads() if threads is None else threads
@@ -116,6 +127,7 @@ class BatchLoader(IterableDataset[Batch]):
                 raise UsageError(f"the loader was given {what}", "use a number in range")
         self.dataset = dataset
         self.split = dataset.check_split(split)
+        self.view = view.settled(dataset)
         self.policy = policy
         self.batch_size = batch_size
         self.training = training
@@ -123,9 +135,11 @@ class BatchLoader(IterableDataset[Batch]):
         self.start_step = start_step
         self.threads = threads
         self._share = Share(rank, world_size)
-        self._flip = Flip(flip if training else 0.0, seed)
+        changed = Augmentation(flip, seed, augmentation) if training else Augmentation()
+        self._reader = ExampleReader(dataset, split, policy, changed, self.view)
         self._counts = _limited([shard.count for shard in dataset.shards(split)], limit)
         self._window = _window(dataset, split) if training else 1
+        self.refused: dict[str, str] = {}
         if training and self.examples_per_epoch == 0:
             raise UsageError(
                 f"split {split!r} of {dataset.path} has {sum(self._counts)} examples for {world_size} ranks",
@@ -167,7 +181,6 @@ class BatchLoader(IterableDataset[Batch]):
     def _batches(self) -> Generator[Batch, None, None]:
         shards = self.dataset.shards(self.split)
         total = sum(shard.count for shard in shards)
-        reader = ExampleReader(self.dataset, self.split, self.policy, self._flip)
         # Enough batches on their way for every thread to have an image at hand while another waits.
         ahead = max(2, math.ceil(2 * self.threads / self.batch_size))
         rings = ArrayRing(), ArrayRing()
@@ -177,43 +190,53 @@ class BatchLoader(IterableDataset[Batch]):
             _decoding_threads(self.threads) as pool,
         ):
             while chunk := list(islice(examples, self.batch_size)):
-                drafts = [reader.draft(*divmod(ticket, total), payload) for ticket, payload in chunk]
-                pending.append(_Pending(pool, drafts, rings))
+                drafts = [self._reader.draft(*divmod(ticket, total), payload) for ticket, payload in chunk]
+                pending.append(_Pending(pool, drafts, rings, self.view.channels))
                 if len(pending) > ahead:
-                    yield pending.popleft().batch()
+                    yield self._finished(pending.popleft())
             while pending:
-                yield pending.popleft().batch()
+                yield self._finished(pending.popleft())
+
+    def _finished(self, pending: "_Pending") -> Batch:
+        batch, refused = pending.batch()
+        for image_id, reason in refused.items():
+            if image_id not in self.refused:
+                _log.warning("pair %s shows no change and no objects: it was not aligned (%s)", image_id, reason)
+        self.refused |= refused
+        return batch
 
 
 class _Pending:
     """A batch that is being drawn."""
 
-    def __init__(self, pool: ThreadPoolExecutor, drafts: list[Draft], rings: tuple[ArrayRing, ArrayRing]) -> None:
+    def __init__(
+        self, pool: ThreadPoolExecutor, drafts: list[Draft], rings: tuple[ArrayRing, ArrayRing], channels: int
+    ) -> None:
         self._drafts = drafts
         height, width = (max(draft.size[axis] for draft in drafts) for axis in (0, 1))
-        self._canvas = rings[0].take((len(drafts), height, width, 3), np.uint8)
+        self._canvas = rings[0].take((len(drafts), height, width, channels), np.uint8)
         self._mask = rings[1].take((len(drafts), height, width), np.bool_)
-        self._drawn: list[Future[None]] = [
+        self._drawn: list[Future[Seen]] = [
             pool.submit(draft.draw, self._canvas[i], self._mask[i]) for i, draft in enumerate(drafts)
         ]
 
-    def batch(self) -> Batch:
-        """The batch, once it is drawn.
+    def batch(self) -> tuple[Batch, dict[str, str]]:
+        """The batch, once it is drawn, and why pairs in it could not be aligned, by image id.
 
         Raises:
             ExampleError: an image could not be decoded.
         """
-        targets = tuple(draft.target() for draft in self._drafts)
-        for drawn in self._drawn:
-            drawn.result()
-        return Batch(
+        seen = [drawn.result() for drawn in self._drawn]
+        drafts = list(zip(self._drafts, seen, strict=True))
+        batch = Batch(
             pixel_values=torch.from_numpy(self._canvas).permute(0, 3, 1, 2),
             pixel_mask=torch.from_numpy(self._mask),
-            targets=targets,
+            targets=tuple(draft.target(found.objects) for draft, found in drafts),
             image_ids=tuple(draft.image_id for draft in self._drafts),
             sizes=torch.tensor([draft.size for draft in self._drafts]),
             original_sizes=torch.tensor([draft.original_size for draft in self._drafts]),
         )
+        return batch, {draft.image_id: found.refused for draft, found in drafts if found.refused}
 
 
 @contextmanager

@@ -8,10 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dataflow.boxes import Size
+from dataflow.errors import UsageError
 from dataflow.images import RgbImage
 from dataflow.motion_models import Matrix, edge_to_centre
 
 Mask = npt.NDArray[np.bool_]
+# OpenCV's warps count pixels in 16 bits with a sign.
+_LONGEST_SIDE = 32766
 
 
 @dataclass(frozen=True)
@@ -99,20 +102,32 @@ def warp(
     `frame`: (H, W, 3) or (H, W), uint8 or float32; the pixels returned are of its kind.
     A pixel is valid when its centre lies between centres of pixels of `frame`, so that nothing had to be guessed;
     the others repeat the border. The identity copies.
+
+    Raises:
+        UsageError: a side is longer than 32,766 px, and the frame moves.
     """
-    height, width = size
     if np.array_equal(homography, np.eye(3)) and frame.shape[:2] == size:
         return frame.copy(), np.ones(size, np.bool_)
-    matrix = edge_to_centre(homography)
+    pixels = draw_moved(frame, homography, size, interpolation)
+    return pixels, _shown(edge_to_centre(homography), (frame.shape[0], frame.shape[1]), size)
+
+
+def draw_moved(
+    frame: npt.NDArray[Any], homography: Matrix, size: Size, interpolation: int = cv2.INTER_LINEAR
+) -> npt.NDArray[Any]:
+    """The pixels of `warp` alone; the identity, too, is drawn.
+
+    Raises:
+        UsageError: a side is longer than 32,766 px.
+    """
+    if max(*frame.shape[:2], *size) > _LONGEST_SIDE:
+        height, width = frame.shape[:2]
+        remedy = f"use frames of at most {_LONGEST_SIDE} px a side, or do not align them"
+        raise UsageError(f"a frame of {width}x{height} px cannot be drawn moved", remedy)
+    matrix, canvas, border = edge_to_centre(homography), (size[1], size[0]), cv2.BORDER_REPLICATE
     if np.array_equal(matrix[2], (0, 0, 1)):
-        pixels = cv2.warpAffine(
-            frame, matrix[:2], (width, height), flags=interpolation, borderMode=cv2.BORDER_REPLICATE
-        )
-    else:
-        pixels = cv2.warpPerspective(
-            frame, matrix, (width, height), flags=interpolation, borderMode=cv2.BORDER_REPLICATE
-        )
-    return pixels, _shown(matrix, (frame.shape[0], frame.shape[1]), size)
+        return np.asarray(cv2.warpAffine(frame, matrix[:2], canvas, flags=interpolation, borderMode=border))
+    return np.asarray(cv2.warpPerspective(frame, matrix, canvas, flags=interpolation, borderMode=border))
 
 
 def _shown(matrix: Matrix, source: Size, size: Size) -> Mask:

@@ -1,5 +1,6 @@
 """One image on its way into a batch: parsed into a draft, then drawn onto its place on the batch's canvas."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,18 @@ import torch.nn.functional as F
 
 from dataflow.batches import Target
 from dataflow.boxes import Size, xyxy_to_cxcywh
-from dataflow.errors import ShardboxError
+from dataflow.errors import ShardboxError, UsageError
 from dataflow.images import ImageError, RgbImage, decode_rgb
+from dataflow.pair_augmentation import PairAugmentation
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Objects
 from dataflow.resize import ResizePolicy
-from dataflow.schema import example_image_id, example_orientation, example_size, example_to_objects
+from dataflow.schema import example_image_id, example_size, example_to_objects
 from dataflow.splits import unit_hash
+from dataflow.view import Homography, Seen, Show, View, augmented, sight_of
+
+_SIX_CHANNELS = [n for channel in range(6) for n in (channel, channel)]
+"""For OpenCV: every channel of two images to the same channel of one."""
 
 
 class ExampleError(ShardboxError):
@@ -25,70 +31,94 @@ class ExampleError(ShardboxError):
 
 
 @dataclass(frozen=True)
-class Flip:
-    """Mirroring left to right with `probability`, decided for each image by a hash of (seed, epoch, image id)."""
+class Augmentation:
+    """What training changes about examples at random, decided for each by a hash of (seed, epoch, image id).
 
-    probability: float = 0.0
+    `flip`: the probability of mirroring left to right, after all else. `pairs`: what happens to the frames of a pair.
+    """
+
+    flip: float = 0.0
     seed: int = 0
+    pairs: PairAugmentation | None = None
 
-    def applies(self, epoch: int, image_id: str) -> bool:
+    def mirrors(self, epoch: int, image_id: str) -> bool:
         """Whether this image is mirrored in this epoch."""
-        return self.probability > 0 and unit_hash("flip", self.seed, epoch, image_id) < self.probability
+        return self.flip > 0 and unit_hash("flip", self.seed, epoch, image_id) < self.flip
+
+    def generator(self, epoch: int, image_id: str) -> np.random.Generator:
+        """What the frames of this pair are changed by in this epoch."""
+        return np.random.default_rng(int(unit_hash("pair", self.seed, epoch, image_id) * 2**53))
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """An encoded image, and the EXIF orientation applied before anything else (None: its own)."""
+
+    image: bytes
+    orientation: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """An image that is to be drawn onto a canvas. Sizes are (height, width) px."""
+    """An example that is to be drawn onto a canvas. Sizes are (height, width) px."""
 
     image_id: str
     place: str
     """Shard and position, for messages."""
-    image: bytes
-    orientation: int | None
-    """The EXIF orientation that is applied before anything else; None: the image's own."""
+    frames: tuple[Encoded, ...]
+    show: Show
+    """What is seen of them."""
     objects: Objects
-    """In pixels of the original image, not mirrored."""
+    """As stored, not mirrored."""
     original_size: Size
     size: Size
     """After resizing."""
     mirrored: bool
+    homography: Homography | None = None
+    """As stored, where `show` wants it."""
 
-    def target(self) -> Target:
-        """The objects to find, without regions that are to be ignored."""
-        found = ~self.objects.is_crowd
-        relative = xyxy_to_cxcywh(self.objects.boxes[found], self.original_size)
+    def target(self, objects: Objects) -> Target:
+        """The objects to find among those that are seen: without regions that are to be ignored."""
+        found = ~objects.is_crowd
+        relative = xyxy_to_cxcywh(objects.boxes[found], self.original_size)
         if self.mirrored:
             relative[:, 0] = 1 - relative[:, 0]
-        category_ids = np.array(self.objects.category_ids[found])
+        category_ids = np.array(objects.category_ids[found])
         return Target(boxes=torch.from_numpy(relative), category_ids=torch.from_numpy(category_ids))
 
-    def draw(self, canvas: RgbImage, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
-        """Decode and resize the image onto the top left of `canvas` (H, W, 3), zero the rest, and say so in `mask`.
+    def draw(self, canvas: RgbImage, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Seen:
+        """Draw what is seen, resized, onto the top left of `canvas` (H, W, C), zero the rest, and say so in `mask`.
 
         Raises:
-            ExampleError: the image cannot be decoded, or has another size than its example says.
+            ExampleError: an image cannot be decoded, or has another size than its example says.
         """
         try:
-            pixels = decode_rgb(self.image, self.orientation)
-            if pixels.shape[:2] != self.original_size:
-                raise ImageError(
-                    f"the image has (height, width) = {pixels.shape[:2]} px, its example says {self.original_size}",
-                    "prepare the dataset again",
-                )
+            seen = self.show([self._decoded(frame) for frame in self.frames], self.objects, self.homography)
         except ShardboxError as error:
             raise ExampleError(f"image {self.image_id!r} ({self.place}): {error.message}", error.remedy) from error
         height, width = self.size
-        region = canvas[:height, :width]
-        resized = resize(pixels, self.size)
+        resized = [resize(pixels, self.size) for pixels in seen.images]
         if self.mirrored:
-            cv2.flip(resized, 1, dst=region)
+            resized = [np.asarray(cv2.flip(pixels, 1), np.uint8) for pixels in resized]
+        if len(resized) == 1:
+            np.copyto(canvas[:height, :width], resized[0])
         else:
-            np.copyto(region, resized)
+            cv2.mixChannels(resized, [canvas[:height, :width]], _SIX_CHANNELS)
         canvas[height:] = 0
         canvas[:height, width:] = 0
         mask[:height, :width] = True
         mask[height:] = False
         mask[:height, width:] = False
+        return seen
+
+    def _decoded(self, frame: Encoded) -> RgbImage:
+        pixels = decode_rgb(frame.image, frame.orientation)
+        if pixels.shape[:2] != self.original_size:
+            raise ImageError(
+                f"the image has (height, width) = {pixels.shape[:2]} px, its example says {self.original_size}",
+                "prepare the dataset again",
+            )
+        return pixels
 
 
 def resize(pixels: RgbImage, size: Size) -> RgbImage:
@@ -110,22 +140,29 @@ def resize(pixels: RgbImage, size: Size) -> RgbImage:
 class ExampleReader:
     """Serialised examples of one split as drafts.
 
-    Only what detection needs is unpacked: of a pair or difference dataset `image`, neither `before` nor `after`.
+    Only what the view needs is unpacked: of a pair or difference dataset often `image` alone.
     """
 
-    def __init__(self, dataset: PreparedDataset, split: str, policy: ResizePolicy, flip: Flip) -> None:
+    def __init__(
+        self, dataset: PreparedDataset, split: str, policy: ResizePolicy, augmentation: Augmentation, view: View
+    ) -> None:
         layout = dataset.layout
-        sizes = ("image/height", "image/width", layout.orientation) if layout.is_ours else ()
-        wanted = ("image", layout.objects, layout.image_id, layout.filename, *sizes)
-        features = dataset.builder.info.features
-        self._features = tfds.features.FeaturesDict({name: features[name] for name in wanted if name})
-        self._decoders = {"image": tfds.decode.SkipDecoding()}
-        self._layout = layout
+        self._sight = sight_of(view, layout.kind)
+        if augmentation.pairs is not None and not self._sight.compares:
+            raise UsageError(
+                f"{dataset.path} cannot be augmented before its frames are compared",
+                "give a dataset of pairs, and a mode of difference or both frames as inputs",
+            )
         self._n_categories = len(dataset.categories)
-        self._policy = policy
-        self._flip = flip
+        self._layout, self._policy, self._augmentation = layout, policy, augmentation
         self._shards = dataset.shards(split)
         self._stops = np.cumsum([shard.count for shard in self._shards])
+        features = dataset.builder.info.features
+        frames = self._sight.frames
+        ours = ("image/height", "image/width", "homography", *(f"{frame}/orientation" for frame in frames))
+        wanted = (*frames, layout.objects, layout.image_id, layout.filename, *(ours if layout.is_ours else ()))
+        self._features = tfds.features.FeaturesDict({name: features[name] for name in wanted if name in features})
+        self._decoders = {name: tfds.decode.SkipDecoding() for name in frames}
 
     def draft(self, epoch: int, index: int, payload: bytes) -> Draft:
         """The draft of the example at `index` of the split, as it is seen in `epoch`.
@@ -145,13 +182,23 @@ class ExampleReader:
             objects.check_inside(original_size, self._n_categories)
         except ShardboxError as error:
             raise ExampleError(f"image {image_id!r} ({place}): {error.message}", error.remedy) from error
+        show, pairs = self._sight.show, self._augmentation.pairs
+        if pairs is not None:
+            show = augmented(show, pairs, self._augmentation.generator(epoch, image_id))
         return Draft(
             image_id=image_id,
             place=place,
-            image=example["image"],
-            orientation=example_orientation(example, self._layout),
+            frames=tuple(self._encoded(example, frame) for frame in self._sight.frames),
+            show=show,
             objects=objects,
             original_size=original_size,
             size=self._policy.target_size(original_size),
-            mirrored=self._flip.applies(epoch, image_id),
+            mirrored=self._augmentation.mirrors(epoch, image_id),
+            homography=example.get("homography"),
         )
+
+    def _encoded(self, example: Mapping[str, Any], frame: str) -> Encoded:
+        if not self._layout.is_ours:
+            return Encoded(example[frame], 1)
+        orientation = example.get(f"{frame}/orientation")
+        return Encoded(example[frame], None if orientation is None else int(orientation))

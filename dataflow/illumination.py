@@ -31,6 +31,8 @@ _TRIED, _ROUNDS = 300, 4
 _DARKEST, _BRIGHTEST = 4, 251
 # Grey levels; what is less, rounding would spoil again.
 _LEAST_CORRECTION = 1.0
+# Grey levels by which a fit may still move when it is taken for settled.
+_SETTLED = 0.02
 # How much smaller than the spread of values their distance to the line must be, for its slope to be believed.
 _SLOPE_EVIDENCE = 0.25
 # Tukey's biweight of 95 % efficiency under normal noise (Huber and Ronchetti 2009, section 4.8).
@@ -138,10 +140,13 @@ def _fit(before: _Floats, after: npt.NDArray[np.uint8]) -> tuple[float, float]:
     """(gain, offset) of a robust line through values (n,); (1, 0) where the evidence is weak."""
     if len(before) < _LEAST_CELLS or (before == after).all():
         return 1.0, 0.0
-    gain, offset = _start(before[:: -(-len(before) // _TRIED)], after[:: -(-len(after) // _TRIED)])
-    noise = 0.0
-    for _ in range(_ROUNDS):
+    gain, offset = 1.0, 0.0
+    distance = after - before
+    if _median(np.abs(distance)) > _LEAST_CORRECTION:
+        gain, offset = _start(before[:: -(-len(before) // _TRIED)], after[:: -(-len(after) // _TRIED)])
         distance = after - (gain * before + offset)
+    low, high = float(before.min()), float(before.max())
+    for _ in range(_ROUNDS):
         noise = max(NORMAL_MAD * _median(np.abs(distance)), 0.3)
         weight = np.square(np.maximum(1 - np.square(distance / (_TUKEY * noise)), 0))
         total = weight.sum()
@@ -151,8 +156,13 @@ def _fit(before: _Floats, after: npt.NDArray[np.uint8]) -> tuple[float, float]:
         spread = (weight * np.square(before - x)).sum() / total
         if spread < np.square(noise / _SLOPE_EVIDENCE):
             return _offset_only(before, after)
+        earlier = gain, offset
         gain = (weight * (before - x) * (after - y)).sum() / total / spread
         offset = y - gain * x
+        moved = [abs((gain - earlier[0]) * end + offset - earlier[1]) for end in (low, high)]
+        if max(moved) < _SETTLED:
+            break
+        distance = after - (gain * before + offset)
     return _checked(float(gain), float(offset), before)
 
 
@@ -180,6 +190,8 @@ def _offset_only(before: _Floats, after: npt.NDArray[np.uint8]) -> tuple[float, 
 def _checked(gain: float, offset: float, before: _Floats) -> tuple[float, float]:
     """The line, if it is within the limits and changes some of the values there are by enough to survive rounding."""
     if not (GAINS[0] <= gain <= GAINS[1] and OFFSETS[0] <= offset <= OFFSETS[1]):
+        return 1.0, 0.0
+    if max(abs((gain - 1) * end + offset) for end in (before.min(), before.max())) < _LEAST_CORRECTION:
         return 1.0, 0.0
     ends = np.quantile(before, (0.02, 0.98))
     changes = np.abs((gain - 1) * ends + offset)

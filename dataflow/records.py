@@ -15,6 +15,8 @@ import numpy.typing as npt
 from dataflow.boxes import Boxes, Size, box_areas
 from dataflow.errors import ShardboxError
 from dataflow.findings import printable
+from dataflow.motion_models import MODELS, MotionModel
+from dataflow.valid_pixels import mask_size
 
 
 class RecordError(ShardboxError):
@@ -206,7 +208,10 @@ class FramePair:
     """A before and an after image of one scene, and the objects that changed between them.
 
     `objects` are the targets, in pixels of the after frame (`changes` says what happened to each);
-    `homography` (3, 3) float64 maps before px to after px; `alignment_score` in [0, 1] says how far to trust it.
+    `homography` (3, 3) float64 maps before px to after px; `alignment_score` in [0, 1] says how far to trust it,
+    `alignment_model` what kind of movement it is, `alignment_residual` (px) how well the matches agree with it.
+    `valid` is a mask of the after frame's pixels that have a counterpart in the before frame, as PNG (see
+    `dataflow.valid_pixels`); b"" where all have one.
     """
 
     pair_id: str
@@ -215,6 +220,9 @@ class FramePair:
     objects: Objects
     homography: npt.NDArray[np.float64] = field(default_factory=_identity)
     alignment_score: float = 1.0
+    alignment_model: MotionModel = "identity"
+    alignment_residual: float = 0.0
+    valid: bytes = b""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "homography", _freeze(self.homography, np.float64))
@@ -223,6 +231,21 @@ class FramePair:
             0.0 <= self.alignment_score <= 1.0,
             f"an alignment score of {self.alignment_score}",
             "use a number from 0 to 1",
+        )
+        _require(
+            self.alignment_model in MODELS,
+            f"an alignment model {self.alignment_model!r}",
+            f"use one of {', '.join(MODELS)}",
+        )
+        _require(
+            0.0 <= self.alignment_residual < np.inf,
+            f"an alignment residual of {self.alignment_residual} px",
+            "use a finite number from 0",
+        )
+        _require(
+            not self.valid or mask_size(self.valid) == self.after.size,
+            f"pair {self.pair_id!r} has a mask of valid pixels that is no grey PNG of the after frame's size",
+            "encode it by dataflow.valid_pixels",
         )
         _require(
             self.before.group_id == self.after.group_id,

@@ -37,6 +37,9 @@ _LEVELS = 3
 # Frames reduced by more than this are followed again at full size, with a window that sees as much.
 _COARSEST_SCALE = 2.5
 _FINE_WINDOW = (15, 15)
+# When following ends (iterations, step in pixels): OpenCV's usual, and as much as tells whether a match returns.
+_PRECISE = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 0.01)
+_ROUGH = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 5, 0.1)
 # A match followed back must return this near, and agree with the consensus this well (pixels at working size).
 _RETURN_DISTANCE = 0.5
 _CONSENSUS_DISTANCE = 1.5
@@ -117,7 +120,7 @@ def align(before: RgbImage, after: RgbImage, method: Method = "features") -> Ali
     if method not in get_args(Method):
         raise UsageError(f"no alignment method {method!r}", f"choose from {', '.join(get_args(Method))}")
     _check(before, after)
-    if method == "none" or (before.shape == after.shape and np.array_equal(before, after)):
+    if method == "none" or _equal(before, after):
         return Alignment(np.eye(3), "identity", 1.0, 0.0)
     pair = _prepare(_grey(before), _grey(after))
     if isinstance(pair, Alignment):
@@ -149,6 +152,11 @@ def _check(before: RgbImage, after: RgbImage) -> None:
     if before.shape[:2] != after.shape[:2]:
         sizes = [f"{frame.shape[1]}x{frame.shape[0]}" for frame in (before, after)]
         raise AlignmentError(f"the before frame is {sizes[0]}, the after frame {sizes[1]}", "pair frames of one size")
+
+
+def _equal(before: RgbImage, after: RgbImage) -> bool:
+    # A row tells most frames apart.
+    return before.shape == after.shape and np.array_equal(before[0], after[0]) and np.array_equal(before, after)
 
 
 def _grey(frame: RgbImage) -> Grey:
@@ -226,15 +234,15 @@ def _matches(pair: _Pair) -> tuple[Points, Points]:
     corners = cv2.goodFeaturesToTrack(pair.before, _CORNERS, 0.02, distance)
     if corners is None:
         return np.zeros((0, 2)), np.zeros((0, 2))
-    followed, found, _ = _follow(pair.before, pair.after, corners)
-    returned, found_again, _ = _follow(pair.after, pair.before, followed)
+    followed, found, _ = _follow(pair.before, pair.after, corners, _PRECISE)
+    returned, found_again, _ = _follow(pair.after, pair.before, followed, _ROUGH)
     kept = (found.ravel() == 1) & (found_again.ravel() == 1)
     kept &= np.linalg.norm((returned - corners).reshape(-1, 2), axis=1) < _RETURN_DISTANCE
     return corners.reshape(-1, 2)[kept].astype(np.float64), followed.reshape(-1, 2)[kept].astype(np.float64)
 
 
-def _follow(first: Grey, second: Grey, points: npt.NDArray[np.float32]) -> Any:
-    return cv2.calcOpticalFlowPyrLK(first, second, points, None, winSize=_WINDOW, maxLevel=_LEVELS)
+def _follow(first: Grey, second: Grey, points: npt.NDArray[np.float32], until: tuple[int, int, float]) -> Any:
+    return cv2.calcOpticalFlowPyrLK(first, second, points, None, winSize=_WINDOW, maxLevel=_LEVELS, criteria=until)
 
 
 def _consensus(source: Points, target: Points) -> npt.NDArray[np.bool_]:

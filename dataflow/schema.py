@@ -4,7 +4,7 @@ The names follow TFDS's own detection datasets (`image`, `image/id`, `objects/{b
 that tools for those read ours. `find_layout` finds the same parts in datasets that are not ours.
 
 A pair dataset keeps the after frame as `image` and the before frame as `before`; a dataset of differences keeps the
-difference as `image`, with `before` and `after` beside it.
+difference as `image`, with `before` and `after` beside it, the mask of its `valid` pixels, and what alignment found.
 """
 
 import logging
@@ -20,8 +20,9 @@ from dataflow import boxes
 from dataflow.errors import UsageError
 from dataflow.images import read_header
 from dataflow.records import Categories, Change, FramePair, ImageRecord, Objects, no_objects
+from dataflow.valid_pixels import whole_mask
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 Kind = Literal["images", "pairs", "differences"]
 NO_TRACK = -1
 _log = logging.getLogger("shardbox")
@@ -67,6 +68,10 @@ def build_features(categories: Categories, kind: Kind) -> tfds.features.Features
     if kind == "differences":
         features["after"] = tfds.features.Image(shape=(None, None, 3))
         features["after/orientation"] = np.int64
+        # 255 where a pixel of the after frame has a counterpart in the before frame.
+        features["valid"] = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
+        features["alignment_model"] = tfds.features.Text()
+        features["alignment_residual"] = np.float32
     features["objects"] = tfds.features.Sequence(objects)
     return tfds.features.FeaturesDict(features)
 
@@ -131,6 +136,11 @@ def pair_to_example(pair: FramePair, difference: bytes | None = None) -> dict[st
     if difference is not None:
         example |= {"image": difference, "after": pair.after.image}
         example |= {"image/orientation": 1, "after/orientation": _orientation(pair.after)}
+        example |= {
+            "valid": pair.valid or whole_mask(pair.after.size),
+            "alignment_model": pair.alignment_model,
+            "alignment_residual": pair.alignment_residual,
+        }
     return example
 
 
@@ -150,6 +160,8 @@ class Layout:
     orientation: str = ""
     knows_frames: bool = False
     """Whether it says of each box of a pair which frame it is of (from schema version 2 on)."""
+    valid: str = ""
+    """The mask of a difference, of whose alignment all is known then (from schema version 3 on)."""
 
 
 def find_layout(features: Mapping[str, Any], name: str) -> Layout:
@@ -185,6 +197,7 @@ def find_layout(features: Mapping[str, Any], name: str) -> Layout:
         segmentation="segmentation" if is_ours and "segmentation" in inner else "",
         knows_frames=is_ours and "in_before" in inner,
         orientation="image/orientation" if is_ours and "image/orientation" in features else "",
+        valid="valid" if paired and {"valid", "alignment_model", "alignment_residual"} <= set(features) else "",
     )
 
 
@@ -196,7 +209,8 @@ def _inner(feature: Any) -> Mapping[str, Any]:
 
 def image_features(layout: Layout) -> tuple[str, ...]:
     """Names of the features that hold encoded images."""
-    return ("image",) + {"images": (), "pairs": ("before",), "differences": ("before", "after")}[layout.kind]
+    frames = {"images": (), "pairs": ("before",), "differences": ("before", "after")}[layout.kind]
+    return ("image", *frames, *((layout.valid,) if layout.valid else ()))
 
 
 def _text(value: Any) -> str:
@@ -280,6 +294,13 @@ def example_to_pair(example: Mapping[str, Any], layout: Layout, position: str) -
         width=int(example["before/width"]),
         orientation=_frame_orientation(example, "before"),
     )
+    found: dict[str, Any] = {}
+    if layout.valid:
+        found = {
+            "valid": example[layout.valid],
+            "alignment_model": _text(example["alignment_model"]),
+            "alignment_residual": float(example["alignment_residual"]),
+        }
     return FramePair(
         pair_id=target.image_id,
         before=before,
@@ -287,4 +308,5 @@ def example_to_pair(example: Mapping[str, Any], layout: Layout, position: str) -
         objects=target.objects,
         homography=np.asarray(example["homography"]),
         alignment_score=float(example["alignment_score"]),
+        **found,
     )

@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 import xxhash
 from tensorflow_datasets.core import naming
 
+from dataflow.alignment_counts import AlignmentCounts, AlignmentTally, PairAlignment, parse_counts
 from dataflow.example_bytes import ExampleBytes
 from dataflow.findings import Code, Finding
 from dataflow.records import Categories
@@ -49,6 +50,8 @@ class Outcome:
     """None for a pair, and for an image that could not be read."""
     unknown_classes: tuple[int, ...] = ()
     """Class numbers in its annotations that name no class; of an image that is refused for them, all numbers."""
+    alignment: PairAlignment | None = None
+    """Of a difference that is to be written, what alignment found."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,8 @@ class ShardResult:
     """Regions to ignore among them."""
     unknown_classes: dict[str, int] = field(default_factory=dict)
     """How often class numbers were met that name no class."""
+    alignment: AlignmentCounts | None = None
+    """Of a shard of differences."""
 
 
 def shard_count(num_bytes: int, num_examples: int) -> int:
@@ -168,6 +173,7 @@ class _Tally:
     sights: list[Sight] = field(default_factory=list)
     objects: Counter[int] = field(default_factory=Counter)
     unknown: Counter[int] = field(default_factory=Counter)
+    alignment: AlignmentTally = field(default_factory=AlignmentTally)
 
     def add(self, outcome: Outcome, payload: bytes | None) -> None:
         """Count an outcome, and its serialised example where it has one."""
@@ -176,7 +182,11 @@ class _Tally:
         self.unknown.update(outcome.unknown_classes)
         if outcome.example is None or payload is None:
             self.quarantined.append(outcome.image_id)
+            if any(finding.code is Code.PAIR_UNALIGNED for finding in outcome.findings):
+                self.alignment.refuse()
             return
+        if outcome.alignment is not None:
+            self.alignment.add(outcome.alignment)
         columns = outcome.example["objects"]
         self.objects.update(columns["label"].tolist())
         self.ignored += int(columns["is_crowd"].sum())
@@ -211,6 +221,7 @@ def write_shard(directory: Path, shard_format: ShardFormat, key: ShardKey, outco
         objects={str(label): count for label, count in sorted(tally.objects.items())},
         ignored=tally.ignored,
         unknown_classes={str(number): count for number, count in sorted(tally.unknown.items())},
+        alignment=tally.alignment.counts(),
     )
 
 
@@ -228,7 +239,9 @@ def parse_result(fields: dict[str, Any]) -> ShardResult:
         Finding(**(found | {"code": Code(found["code"]), "box": tuple(found["box"]) if found["box"] else None}))
         for found in fields["findings"]
     )
-    return ShardResult(**(fields | {"quarantined": tuple(fields["quarantined"]), "findings": findings}))
+    alignment = None if fields.get("alignment") is None else parse_counts(fields["alignment"])
+    told = {"quarantined": tuple(fields["quarantined"]), "findings": findings, "alignment": alignment}
+    return ShardResult(**(fields | told))
 
 
 def load_results(directory: Path) -> list[ShardResult]:

@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("dataflow", "tfds_builders", "trainers")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 LIGHT = (
+    "aligned_pair",
+    "alignment_counts",
     "boxes",
     "camera_motion",
     "errors",
@@ -19,10 +21,12 @@ LIGHT = (
     "image_diff",
     "images",
     "motion_models",
+    "pair_augmentation",
     "records",
     "registration",
     "resize",
     "splits",
+    "valid_pixels",
 )
 HEAVY = {"tensorflow", "tensorflow_datasets", "torch", "torchvision", "apache_beam", "fiftyone", "transformers"}
 

@@ -14,6 +14,11 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
     ("name", "options", "ratios"),
     [
         ("ingest", ("--images", "40", "--rounds", "1"), {"tfds_vs_shardbox", "shardbox_vs_floor_speed"}),
+        (
+            "diff",
+            ("--frames", "14", "--rounds", "1"),
+            {"shardbox_vs_floor", "shardbox_sequence_vs_floor_once", "OpenCV_vs_shardbox"},
+        ),
         ("scale", ("--images", "2000", "--objects", "2"), {"plan_bytes_per_image", "shuffle_bytes_per_image"}),
     ],
 )
@@ -22,4 +27,4 @@ def test_the_last_line_is_the_result(name: str, options: tuple[str, ...], ratios
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["benchmark"] == name and result["rows"]
-    assert ratios <= result["ratios"].keys() and all(value > 0 for value in result["ratios"].values())
+    assert ratios <= result["ratios"].keys() and all(result["ratios"][name] > 0 for name in ratios)

@@ -15,6 +15,7 @@ from google.protobuf import json_format  # type: ignore[import-untyped]
 from tensorflow_datasets.core import dataset_builder
 from tensorflow_datasets.core import splits as splits_lib
 
+from dataflow.alignment_counts import merge_counts
 from dataflow.beam_jobs import DEFAULT_RUNNER, ShardJob, check_runner, run_shard_job
 from dataflow.errors import DataRefusedError, UsageError
 from dataflow.findings import Audit, Finding, Policy, sorted_findings
@@ -26,6 +27,7 @@ from dataflow.schema import SCHEMA_VERSION, build_features
 from dataflow.shards import FileFormat, ShardFormat, ShardKey, ShardResult, fingerprint, split_infos
 from dataflow.splits import FrameRanges
 from tfds_builders.audit.files import write_audit
+from tfds_builders.contact_sheet import CONTACT_SHEET, write_contact_sheet
 from tfds_builders.croissant import CROISSANT, croissant
 from tfds_builders.differences import DifferenceLoader, ImageFormat, shard_to_line
 from tfds_builders.directory import next_to, replace_directory, sign, sweep, unsign, write_json
@@ -107,6 +109,10 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
     @abstractmethod
     def _image_paths(self, image_ids: Collection[str]) -> Mapping[str, Path]:
         """The image files of some examples, to show them beside their findings."""
+
+    def _tell_more(self, directory: Path, results: Sequence[ShardResult]) -> Mapping[str, Any]:
+        """What the manifest says beyond what all say; files of its own are left in `directory`."""
+        return {}
 
     def _build_data_dir(self, given_data_dir: str | None) -> tuple[str, str]:
         """TFDS's choice of directories; an update is made beside the dataset, of which TFDS then knows nothing."""
@@ -222,6 +228,7 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
             ],
             "splits": _manifest_splits(results),
             **self._origin(),
+            **self._tell_more(directory, results),
         }
         write_json(directory / MANIFEST, manifest)
         write_json(directory / CROISSANT, croissant(self.info, manifest))
@@ -350,6 +357,11 @@ class DifferencesBuilder(ShardBuilder, skip_registration=True):  # type: ignore[
 
     def _image_paths(self, image_ids: Collection[str]) -> Mapping[str, Path]:
         return {}  # They are in the shards.
+
+    def _tell_more(self, directory: Path, results: Sequence[ShardResult]) -> Mapping[str, Any]:
+        write_contact_sheet(directory / CONTACT_SHEET, self.name, self._pairs, self._loader, results)
+        counts = merge_counts(result.alignment for result in results if result.alignment is not None)
+        return {"alignment": {"method": self._loader.align, **counts.summary()}}
 
 
 def _earlier_seed(target: Path) -> int | None:

@@ -48,6 +48,8 @@ class Numbered(Protocol):
 
 
 F = TypeVar("F", bound=Numbered)
+# Pairs of a chain that lie in one shard: they have 33 frames, 32 pairs apart would have 64.
+_BLOCK = 32
 
 
 def nameless_frame(file: str) -> Finding:
@@ -73,6 +75,15 @@ def pair_frames(
         if after is not None and split_of(before) == split_of(after):
             pairs.append((before, after))
     return pairs, findings
+
+
+def chain_block(scene: str, number: int, gap: int) -> str:
+    """What the pair of frame `number` and the one `gap` later has in common with those it is kept with.
+
+    Pairs (i, i + gap), (i + gap, i + 2 gap) and so on are a chain, in which all frames but the ends serve two; a block
+    of a chain is 32 of them. It depends on frame numbers alone, so frames added later move no pair.
+    """
+    return f"{scene}/chain {number % gap} block {number // gap // _BLOCK}"
 
 
 def pair_outcome(

@@ -13,6 +13,8 @@ from tfds_builders.source import Reference
 from tfds_builders.stratify import balanced_seed
 
 ClassIds = Callable[[Reference], Sequence[int]]
+# With fewer examples per shard, those that are kept together could leave shards empty.
+_FEWEST_TO_KEEP_TOGETHER = 64
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,10 @@ def plan_shards(references: Sequence[Reference], options: PlanOptions, class_ids
         members = by_split[split]
         of = options.shards or shard_count(sum(reference.num_bytes for reference in members), len(members))
         inputs |= {ShardKey(split, index, of): [] for index in range(of)}
+        together = len(members) >= _FEWEST_TO_KEEP_TOGETHER * of
         for reference in sorted(members, key=lambda reference: place_in_shard(reference.image_id)):
-            inputs[ShardKey(split, shard_of(reference.image_id, of), of)].append(reference)
+            name = reference.keep_with if together and reference.keep_with else reference.image_id
+            inputs[ShardKey(split, shard_of(name, of), of)].append(reference)
     return Plan(inputs, quarantined, findings, seed)
 
 

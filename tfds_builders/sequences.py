@@ -14,7 +14,7 @@ from dataflow.schema import Kind
 from dataflow.shards import Outcome
 from dataflow.splits import FrameRanges, split_of_frame
 from tfds_builders.inspection import Inspection, RawObject
-from tfds_builders.pairing import PairOptions, nameless_frame, pair_frames, pair_outcome
+from tfds_builders.pairing import PairOptions, chain_block, nameless_frame, pair_frames, pair_outcome
 from tfds_builders.photo import Photo, file_size
 from tfds_builders.source import Checks, Listing, Reference, file_stamp
 
@@ -83,11 +83,16 @@ class SequenceSource(ABC):
             findings += [_out_of_range(frame) for frame in every if self.ranges and self._split(frame) is None]
             if self.pairing:
                 pairs, unpaired = pair_frames(frames, self.pairing.gap, self._split)
-                references += [self._reference(f"{a.frame_id}-{b.number:06d}", a, b) for a, b in pairs]
+                references += [self._pair_reference(a, b, self.pairing.gap) for a, b in pairs]
                 findings += unpaired
             else:
                 references += [self._reference(frame.frame_id, frame) for frame in frames]
         return Listing(tuple(references), tuple(findings))
+
+    def _pair_reference(self, before: Frame, after: Frame, gap: int) -> Reference:
+        """A pair, kept with its neighbours in its chain: (i, i + gap), (i + gap, i + 2 gap) and so on share frames."""
+        reference = self._reference(f"{before.frame_id}-{after.number:06d}", before, after)
+        return replace(reference, keep_with=chain_block(before.scene, before.number or 0, gap))
 
     def _reference(self, name: str, *frames: Frame) -> Reference:
         """The example called `name` of one frame, or of two of one scene and split."""

@@ -19,7 +19,7 @@ from dataflow.shards import Outcome
 ExifPolicy = Literal["apply", "ignore", "refuse"]
 EXIF_POLICIES: tuple[ExifPolicy, ...] = get_args(ExifPolicy)
 # Decoding leaves Python's lock alone; more threads than this are of no use to the one that writes.
-_THREADS = min(4, os.cpu_count() or 1)
+THREADS = min(4, os.cpu_count() or 1)
 CheckLevel = Literal["decode", "header"]
 CHECK_LEVELS: tuple[CheckLevel, ...] = get_args(CheckLevel)
 
@@ -53,19 +53,22 @@ class Reference:
     """The split the source itself puts it in."""
     stamp: str = ""
     """Sizes and times of the files that loading it reads (see `file_stamp`): while it stays, so does the example."""
+    keep_with: str = ""
+    """What it shares with others that should lie in one shard with it: pairs that have frames in common."""
 
     def __post_init__(self) -> None:
-        for name in ("image_id", "group_id", "file"):
+        for name in ("image_id", "group_id", "file", "keep_with"):
             object.__setattr__(self, name, printable(getattr(self, name)))
 
     def to_line(self) -> str:
         """One line of JSON, ASCII."""
         fields = [self.image_id, self.group_id, self.num_bytes, self.payload, self.file, self.split, self.stamp]
+        # Not `keep_with`: it decides where a reference goes, which loading it need not know.
         return json.dumps(fields, separators=(",", ":"))
 
     @staticmethod
     def from_line(line: str) -> "Reference":
-        """The reference that `to_line` wrote."""
+        """The reference that `to_line` wrote; `keep_with` stays behind."""
         return Reference(*json.loads(line))
 
 
@@ -135,11 +138,11 @@ class Loader:
         if self.checks.level == "header":
             yield from map(self._load, lines)
             return
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             ahead: deque[Future[Outcome]] = deque()
             for line in lines:
                 ahead.append(pool.submit(self._load, line))
-                if len(ahead) > 2 * _THREADS:
+                if len(ahead) > 2 * THREADS:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()

@@ -35,6 +35,8 @@ _EXTRAS = {
 }
 
 _ABOUT_DATA = ("ingest", "diff", "export", "diff-datasets")
+_MODES = ("absolute", "signed", "grey", "threshold", "ssim")
+_METHODS = ("none", "phase", "features", "ecc")
 _FORMATS = ("yolo", "coco", "voc", "mot", "virat", "labelme", "cvat", "pairs")
 
 Command = Callable[[argparse.Namespace], dict[str, Any]]
@@ -191,14 +193,14 @@ def _add_diff(commands: Any) -> None:
     parser.add_argument("--name", help="name of the dataset (default: NAME_MODE)")
     parser.add_argument(
         "--mode",
-        choices=("absolute", "signed", "grey", "threshold", "ssim"),
+        choices=_MODES,
         default="absolute",
         help="absolute: |after - before| (default); signed: 128 + (after - before) / 2, which tells old from new "
         "place; grey: of brightness alone; threshold: absolute, noise left out; ssim: structural dissimilarity",
     )
     parser.add_argument(
         "--align",
-        choices=("none", "phase", "features", "ecc"),
+        choices=_METHODS,
         default="none",
         help="undo a movement of the camera and a change of its light before differencing: by features (corners, the "
         "best), by phase correlation (shifts only), by ecc (refined from features); default none: it stands still",
@@ -231,6 +233,22 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="decides initial weights and order of images")
     parser.add_argument("--weights", metavar="WHERE", help="hub name or directory of a checkpoint to start from")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of RUN")
+    group = parser.add_argument_group("what the detector is shown of pairs and differences (default: the recipe's)")
+    group.add_argument(
+        "--input",
+        choices=("image", "stack", "frames"),
+        help="image: the difference; stack: the after frame and the difference; frames: both frames, whose features "
+        "the detector subtracts (dense_ recipes)",
+    )
+    group.add_argument(
+        "--mode", choices=_MODES, help="of a dataset of pairs: make this difference on the way, as diff does"
+    )
+    group.add_argument(
+        "--augment",
+        action="store_true",
+        help="of pairs: before they are compared, magnify both frames, light each anew and shake the camera, at random",
+    )
+    group.add_argument("--align", choices=_METHODS, help="of a dataset of pairs: align the frames first, as diff does")
 
 
 def _add_predict(commands: Any) -> None:

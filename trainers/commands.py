@@ -8,10 +8,13 @@ from typing import Any
 def train(arguments: Namespace) -> dict[str, Any]:
     """`shardbox train`: a prepared dataset and a recipe to a run."""
     from dataflow.prepared import PreparedDataset
+    from dataflow.view import View
     from trainers.recipes import find_recipe
     from trainers.training import train as train_run
 
     recipe = find_recipe(arguments.recipe)
+    asked = arguments.input or arguments.mode or arguments.align
+    view = View(arguments.input or "image", arguments.mode, arguments.align) if asked else None
     summary = train_run(
         PreparedDataset(arguments.dataset),
         recipe,
@@ -22,6 +25,8 @@ def train(arguments: Namespace) -> dict[str, Any]:
         seed=arguments.seed,
         resume=arguments.resume,
         weights=arguments.weights,
+        view=view,
+        augment=arguments.augment or None,
     )
     print(
         f"trained {recipe.name} to step {summary.steps} in {summary.seconds:.0f} s; "

@@ -165,13 +165,31 @@ def _prepare(builder: Any, what: str) -> dict[str, Any]:
     )
     for line in _finding_lines(audit):
         print(line)
-    print(f"written: {_shown(dataset.path)}; read {_shown(dataset.path / 'audit.html')}")
+    alignment = dataset.manifest.get("alignment")
+    pages = f"{_shown(dataset.path / 'audit.html')}"
+    if alignment:
+        print(_alignment_line(alignment))
+        pages = f"{pages} and {_shown(dataset.path / 'diff.html')}"
+    print(f"written: {_shown(dataset.path)}; read {pages}")
     return {
         "dataset": str(dataset.path),
         "fingerprint": dataset.fingerprint,
         "splits": dataset.splits,
         **{key: audit[key] for key in ("images_in", "images_prepared", "images_quarantined", "counts")},
+        **({"alignment": alignment} if alignment else {}),
     }
+
+
+def _alignment_line(alignment: Mapping[str, Any]) -> str:
+    """What alignment found, in a line."""
+    change = f"the frames of a pair differ by {alignment['mean_change']:.1f} grey levels on average"
+    if alignment["method"] == "none":
+        return f"nothing was aligned; {change}"
+    models = ", ".join(f"{count} {model}" for model, count in alignment["models"].items())
+    return (
+        f"aligned by {alignment['method']}: {alignment['aligned']} pairs ({models}), {alignment['refused']} refused; "
+        f"residual {alignment['mean_residual_px']:.2f} px, score {alignment['mean_score']:.2f}, and {change}"
+    )
 
 
 def export(arguments: Namespace) -> dict[str, Any]:

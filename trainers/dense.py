@@ -16,7 +16,9 @@ from transformers import AutoConfig, AutoModelForObjectDetection, PreTrainedConf
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from dataflow.errors import UsageError
 from dataflow.records import Categories
+from dataflow.view import View
 from trainers.checkpoints import LoadReport, load_detector, with_categories
 from trainers.detections import Detections, cxcywh_to_xyxy, xyxy_to_cxcywh
 from trainers.residual_pyramid import STRIDES, ResidualPyramid, group_norm
@@ -28,6 +30,7 @@ _DISTANCE = 2.0
 random weights half its units then never get a gradient, and a detector of moved people fell from AP50 0.87 to 0.3."""
 _NEVER = -1e4
 """Logit of a cell outside its image: no loss, no gradient, score 0."""
+_FRAME_CHANNELS = 3
 
 
 class DenseDetectorConfig(PreTrainedConfig):
@@ -42,6 +45,12 @@ class DenseDetectorConfig(PreTrainedConfig):
         centre_radius: a box trains the cells this many cells around its centre.
         score_threshold, nms_threshold: detections below the one are dropped, those that overlap a better one of their
             class by more than the other (IoU) too.
+        num_channels: channels of `pixel_values`.
+        compares_frames: the channels are the before frame's three, then the after frame's three; the backbone sees the
+            frames apart, and the detector what differs between its maps of them (see `ResidualPyramid`).
+
+    Raises:
+        UsageError: frames are to be compared in other than six channels.
     """
 
     model_type = "shardbox_dense"
@@ -58,8 +67,14 @@ class DenseDetectorConfig(PreTrainedConfig):
         score_threshold: float = 0.01,
         nms_threshold: float = 0.6,
         num_channels: int = 3,
+        compares_frames: bool = False,
         **kwargs: Any,
     ) -> None:
+        if compares_frames and num_channels != 2 * _FRAME_CHANNELS:
+            raise UsageError(
+                f"compares_frames with num_channels={num_channels}",
+                f"give num_channels={2 * _FRAME_CHANNELS}: three of the before frame, then three of the after frame",
+            )
         self.widths = list(widths)
         self.blocks = blocks
         self.pyramid_channels = pyramid_channels
@@ -69,6 +84,7 @@ class DenseDetectorConfig(PreTrainedConfig):
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
         self.num_channels = num_channels
+        self.compares_frames = compares_frames
         super().__init__(**kwargs)
 
 
@@ -101,7 +117,12 @@ class DenseDetector(PreTrainedModel):
     def __init__(self, config: DenseDetectorConfig) -> None:
         super().__init__(config)
         backbone = ResidualPyramid(
-            config.widths, config.blocks, config.pyramid_channels, config.groups, config.num_channels
+            config.widths,
+            config.blocks,
+            config.pyramid_channels,
+            config.groups,
+            _FRAME_CHANNELS if config.compares_frames else config.num_channels,
+            compares_frames=config.compares_frames,
         )
         head = FCOSHead(config.pyramid_channels, 1, config.num_labels, config.head_convolutions)
         # Only FCOS's head, loss and post-processing are called: its own resizing would change the frame of the boxes,
@@ -144,7 +165,7 @@ class DenseDetector(PreTrainedModel):
         """Raw output, and the losses where there are labels.
 
         Args:
-            pixel_values: (B, channels, H, W) normalised, zero in the padding on the right and at the bottom.
+            pixel_values: (B, num_channels, H, W) normalised, zero in the padding on the right and at the bottom.
             pixel_mask: (B, H, W), nonzero on real pixels; None where there is no padding.
             labels: per image `class_labels` (N,) int64 and `boxes` (N, 4) cxcywh relative to the unpadded image.
         """
@@ -246,19 +267,29 @@ AutoModelForObjectDetection.register(DenseDetectorConfig, DenseDetector, exist_o
 
 
 def build_dense(
-    categories: Categories, weights: str | None, config: Callable[[], DenseDetectorConfig] = DenseDetectorConfig
+    categories: Categories,
+    weights: str | None,
+    view: View = View(),
+    config: Callable[[], DenseDetectorConfig] = DenseDetectorConfig,
 ) -> tuple[DenseDetector, LoadReport]:
     """A dense detector for `categories`, with the weights of a checkpoint or, given None, random ones of `config`.
+
+    What the detector is shown is decided by `view`, whatever the configuration or the checkpoint says: a detector that
+    compares frames can start from one of single images, and the other way round.
 
     Raises:
         UsageError: see `load_detector`.
     """
+    shown = {"num_channels": view.channels, "compares_frames": view.inputs == "frames"}
     if weights is None:
-        return DenseDetector(with_categories(config(), categories)), LoadReport("")
+        fresh = with_categories(config(), categories)
+        fresh.update(shown)
+        return DenseDetector(fresh), LoadReport("")
     return load_detector(
         DenseDetector,
         weights,
         categories,
         backbone="fcos.backbone.",
         class_head="fcos.head.classification_head.cls_logits",
+        **shown,
     )

@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput
 
 from dataflow.errors import UsageError
 from dataflow.records import Categories
+from dataflow.view import View
 from trainers.checkpoints import LoadReport, class_names, load_detector, with_categories
 from trainers.detections import Detections
 
@@ -49,6 +50,7 @@ def small_detr_config() -> DetrConfig:
 def build_detr(
     categories: Categories,
     weights: str | None,
+    view: View = View(),
     config: Callable[[], DetrConfig] | None = None,
     train_early_layers: bool = False,
 ) -> tuple[DetrForObjectDetection, LoadReport]:
@@ -56,13 +58,18 @@ def build_detr(
 
     Args:
         weights: hub name or checkpoint directory; None for random weights throughout.
+        view: what it is shown; one RGB image.
         config: what to build where there are no weights.
         train_early_layers: train the backbone's stem and first stage too; without, they keep the weights they have,
             as in DETR itself (its section A.4), which makes sense with pretrained weights only.
 
     Raises:
-        UsageError: see `load_detector`; or there are neither weights nor a configuration.
+        UsageError: see `load_detector`; there are neither weights nor a configuration; the view has two images.
     """
+    if view.images != 1:
+        raise UsageError(
+            f"DETR is shown one image, not two (--input {view.inputs})", "use --input image, or a dense_ recipe"
+        )
     if weights is not None:
         model, report = load_detector(
             DetrForObjectDetection,

@@ -1,15 +1,19 @@
 """How good predictions are: COCO's figures, per class, over IoU and score, and where the errors are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dataflow.aligned_pair import align_pair, carry_objects
 from dataflow.errors import DataRefusedError, UsageError
+from dataflow.images import decode_rgb
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Change, ImageRecord
+from dataflow.registration import AlignmentError, Method
 from trainers.matching import Flags, Floats, ImageMatches, Matching, Verdict, match
 from trainers.predictions import PredictionSet, coco_image_ids
 
@@ -117,7 +121,7 @@ def evaluate(dataset: PreparedDataset, predictions: PredictionSet, split: str) -
         UsageError: there is no such split, or the predictions are of another dataset or split.
         DataRefusedError: the predictions lack images of the split, or have others.
     """
-    truths = _read_truths(dataset, split)
+    truths = _read_truths(dataset, split, predictions.align)
     _check_compared(dataset, predictions, split, [record.image_id for record in truths])
     matching = match(truths, predictions.by_image, len(dataset.categories))
     counted = _counted_truths(matching)
@@ -145,12 +149,27 @@ def evaluate(dataset: PreparedDataset, predictions: PredictionSet, split: str) -
     )
 
 
-def _read_truths(dataset: PreparedDataset, split: str) -> list[ImageRecord]:
+def _read_truths(dataset: PreparedDataset, split: str, align: Method) -> list[ImageRecord]:
     """The images of a split without their bytes, in the order of COCO's image ids, which settles ties."""
-    records = [replace(record, image=b"") for record in dataset.records(dataset.check_split(split))]
+    records = [replace(record, image=b"") for record in _truths(dataset, dataset.check_split(split), align)]
     order = coco_image_ids([(record.image_id, record.source_id) for record in records])
     numbers = {image: value for image, value in order.items() if isinstance(value, int)}
     return sorted(records, key=lambda record: (numbers.get(record.image_id, 0), record.image_id))
+
+
+def _truths(dataset: PreparedDataset, split: str, align: Method) -> Iterator[ImageRecord]:
+    """The images of a split; where frames were aligned to predict, with old places where the after frame has them."""
+    if align == "none":
+        yield from dataset.records(split)
+        return
+    for pair in dataset.pairs(split):
+        before, after = (decode_rgb(frame.image, frame.orientation) for frame in (pair.before, pair.after))
+        objects = pair.objects
+        if objects.in_before.any():
+            with suppress(AlignmentError):  # Nothing was predicted in it.
+                aligned = align_pair(before, after, align)
+                objects = carry_objects(objects, aligned.alignment.homography, aligned.size)
+        yield replace(pair.after, image_id=pair.pair_id, objects=objects)
 
 
 def _check_compared(dataset: PreparedDataset, predictions: PredictionSet, split: str, image_ids: Sequence[str]) -> None:

@@ -65,12 +65,12 @@ def predict(
     """
     dataset.check_split(split)
     loaded = load_run(run)
-    loaded.check_categories(dataset)
+    loaded.check(dataset)
     size = batch_size if batch_size is not None else loaded.batch_size
     if size < 1:
         raise UsageError(f"a batch size of {size}", "give a positive number")
     loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    loader = BatchLoader(dataset, split, loaded.resize, size, training=False)
+    loader = BatchLoader(dataset, split, loaded.resize, size, training=False, view=loaded.view)
     start = time.monotonic()
 
     def stream() -> Iterator[Predictions]:
@@ -81,5 +81,7 @@ def predict(
             progress.update(done)
         progress.close(done)
 
-    written = write_predictions(out, stream(), run_id=loaded.run_id, dataset=dataset, split=split)
+    # The differences of a dataset have been aligned, if at all, and their boxes carried along.
+    align = loaded.view.align or "none" if dataset.layout.kind == "pairs" else "none"
+    written = write_predictions(out, stream(), run_id=loaded.run_id, dataset=dataset, split=split, align=align)
     return PredictionRunSummary(out, loaded.run_id, written.images, written.detections, time.monotonic() - start)

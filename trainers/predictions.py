@@ -25,6 +25,7 @@ from dataflow.boxes import xyxy_to_coco
 from dataflow.errors import DataRefusedError, UsageError
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories, Predictions, RecordError
+from dataflow.registration import Method
 from trainers.outputs import whole_directory
 
 TABLE = "predictions.parquet"
@@ -54,6 +55,8 @@ class PredictionSet:
     split: str
     categories: Categories
     by_image: Mapping[str, Predictions]
+    align: Method = "none"
+    """How frames of pairs were aligned on the way: detections are in the pixels of the after frame."""
 
     @property
     def detections(self) -> int:
@@ -103,9 +106,10 @@ def write_predictions(
     run_id: str,
     dataset: PreparedDataset,
     split: str,
+    align: Method = "none",
     overwrite: bool = False,
 ) -> PredictionSummary:
-    """Stream predictions into the directory `out`, which appears whole or not at all.
+    """Stream predictions into the directory `out`, which appears whole or not at all; see `PredictionSet`.
 
     Raises:
         UsageError: `out` exists (with `overwrite`: and holds no predictions), or there is no such split.
@@ -132,8 +136,8 @@ def write_predictions(
                     group.clear()
             table.write_table(_to_table(group))
             results.write("\n]\n")
-        counts = {"images": images, "detections": detections}
-        _write_description(work, run_id, dataset, split, counts)
+        more = {"images": images, "detections": detections, "align": align}
+        _write_description(work, run_id, dataset, split, more)
     return PredictionSummary(out, run_id, images, detections)
 
 
@@ -162,6 +166,7 @@ def read_predictions(path: Path) -> PredictionSet:
             split=description["split"],
             categories=categories,
             by_image={row.image_id: row for row in rows},
+            align=description.get("align", "none"),
         )
         counted = (description["images"], description["detections"])
     except (pa.ArrowException, OSError, KeyError, TypeError, json.JSONDecodeError, RecordError) as error:
@@ -236,7 +241,7 @@ def _write_results(file: IO[str], item: Predictions, image_id: int | str, catego
 
 
 def _write_description(
-    work: Path, run_id: str, dataset: PreparedDataset, split: str, counts: Mapping[str, int]
+    work: Path, run_id: str, dataset: PreparedDataset, split: str, more: Mapping[str, int | str]
 ) -> None:
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -250,7 +255,7 @@ def _write_description(
                 zip(dataset.categories.names, dataset.categories.source_ids, strict=True)
             )
         ],
-        **counts,
+        **more,
     }
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     (work / DESCRIPTION).write_text(text, encoding="utf-8")

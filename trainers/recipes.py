@@ -11,14 +11,21 @@ from typing import Any, Literal
 from transformers import PreTrainedModel
 
 from dataflow.errors import UsageError
+from dataflow.pair_augmentation import PairAugmentation
+from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories
 from dataflow.resize import ResizePolicy
+from dataflow.view import View
 from trainers.checkpoints import LoadReport
 from trainers.dense import build_dense
 from trainers.detr import DETR_R50, build_detr, small_detr_config
 
-Builder = Callable[[Categories, str | None], tuple[PreTrainedModel, LoadReport]]
+Builder = Callable[[Categories, str | None, View], tuple[PreTrainedModel, LoadReport]]
 Channels = tuple[float, float, float]
+AUGMENTATION = PairAugmentation(
+    scale=1.25, exposure=0.2, contrast=0.1, colour=0.05, noise=2, shake_px=6, rotation=1, zoom=0.01
+)
+"""Where augmentation is asked for and the recipe names none."""
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 
@@ -29,7 +36,8 @@ class Recipe:
 
     name: str
     build: Builder
-    """Makes the model for these categories, with these weights (hub name or directory) or, given None, random ones."""
+    """Makes the model for these categories, with these weights (hub name or directory) or, given None, random ones, for
+    what this view shows."""
     resize: ResizePolicy
     batch_size: int
     """Images a step."""
@@ -52,6 +60,10 @@ class Recipe:
     """... which are then divided by this."""
     flip: float = 0.5
     """Share of training images that are mirrored left to right."""
+    view: View = View()
+    """What is shown of a pair; single images are shown as they are. What is left open, the dataset decides."""
+    augmentation: PairAugmentation | None = None
+    """What happens to the frames of pairs before they are compared."""
     weights: str | None = None
     """Weights to start from unless others are given."""
     checkpoint_steps: int = 100
@@ -61,6 +73,12 @@ class Recipe:
         for name in ("batch_size", "steps", "checkpoint_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"recipe {self.name}: {name} is {getattr(self, name)}", "give a positive number")
+
+    def view_of(self, dataset: PreparedDataset) -> View:
+        """What it is shown of a dataset unless the user says otherwise."""
+        if dataset.layout.kind == "images":
+            return View()
+        return self.view if dataset.layout.kind == "pairs" else View(self.view.inputs)
 
     def settings(self) -> dict[str, Any]:
         """What the recipe says, in JSON's types, without the function that builds."""

@@ -77,11 +77,25 @@ class ResidualPyramid(nn.Module):
 
     The pyramid (Lin et al. 2017) has levels at strides 8, 16 and 32. A coarser level has half as many cells, rounded
     up, as the one below it, so that the nearest of them is cell i // 2 for cell i whatever the padding.
+
+    Where it compares frames, stem and stages see two frames apart, and the pyramid sees what the stages made of the
+    after frame less what they made of the before frame, as in FC-Siam-diff (Daudt, Le Saux & Boulch 2018), but with
+    its sign: its absolute value shows what arrived and what left alike. Frames that are the same leave exactly zero.
     """
 
-    def __init__(self, widths: Sequence[int], blocks: int, out_channels: int, groups: int, in_channels: int) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        blocks: int,
+        out_channels: int,
+        groups: int,
+        in_channels: int,
+        *,
+        compares_frames: bool = False,
+    ) -> None:
         super().__init__()
         self.out_channels = out_channels
+        self.compares_frames = compares_frames
         self.stem = NormedConvolution(in_channels, widths[0], groups, stride=2)
         stages = []
         for inputs, outputs in zip((widths[0], *widths), widths, strict=False):
@@ -97,13 +111,24 @@ class ResidualPyramid(nn.Module):
         """Features of a padded batch.
 
         Args:
-            pixels: (B, in_channels, H, W), zero outside the images.
+            pixels: (B, in_channels, H, W), zero outside the images; where it compares frames (B, 2 * in_channels, H,
+                W), the before frame's channels first.
             sizes: (B, 2) int64, each image's own height and width in px.
 
         Returns:
             Per stride of `STRIDES`: features (B, out_channels, ceil(H / stride), ceil(W / stride)), zero outside the
             images' own areas, and the mask (B, 1, ...) of those areas, or None where they fill the grid.
         """
+        if self.compares_frames:
+            levels, masks = self._stages(torch.cat(pixels.chunk(2, dim=1)), sizes.repeat(2, 1))
+            maps = [after - before for before, after in (level.chunk(2) for level in levels)]
+            masks = [None if mask is None else mask[: len(pixels)] for mask in masks]
+        else:
+            maps, masks = self._stages(pixels, sizes)
+        return self._merge(maps, masks), masks
+
+    def _stages(self, pixels: Tensor, sizes: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Maps of the stages under the pyramid, and their masks."""
         stride, masks = 2, []
         grid = [(side + 1) // 2 for side in pixels.shape[-2:]]
         x = functional.relu(self.stem(pixels, area_mask(sizes, stride, grid)))
@@ -116,7 +141,7 @@ class ResidualPyramid(nn.Module):
                 x = block(x, mask)
             maps.append(x)
             masks.append(mask)
-        return self._merge(maps[1:], masks[1:]), masks[1:]
+        return maps[1:], masks[1:]
 
     def _merge(self, maps: list[Tensor], masks: list[Tensor | None]) -> list[Tensor]:
         """Top-down merging of backbone maps (finest first) into the pyramid's levels."""

@@ -7,8 +7,9 @@
 | `tensorboard/` | losses, learning rate, speed |
 | `config.json`, `model.safetensors`, `preprocessor_config.json` | the trained model, once training is finished |
 
-The model loads with `AutoModelForObjectDetection.from_pretrained` and `AutoImageProcessor.from_pretrained`. Resizing
-and normalisation are kept in `preprocessor_config.json` alone, and read back from there to predict.
+The model loads with `AutoModelForObjectDetection.from_pretrained` and `AutoImageProcessor.from_pretrained`. Resizing,
+normalisation and how a pair is looked at are kept in `preprocessor_config.json` alone, and read back from there to
+predict.
 """
 
 import hashlib
@@ -28,6 +29,7 @@ from dataflow.errors import UsageError
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories
 from dataflow.resize import ResizePolicy
+from dataflow.view import View
 from trainers.checkpoints import class_names, quiet_transformers
 from trainers.detectors import load_trained
 from trainers.recipes import Channels, Recipe
@@ -35,7 +37,7 @@ from trainers.recipes import Channels, Recipe
 RUN_JSON = "run.json"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _MODEL_FILES = ("model.safetensors", "preprocessor_config.json", "config.json")
 _ID_LENGTH = 12
 
@@ -109,11 +111,15 @@ def last_checkpoint(run: Path) -> tuple[Path, int] | None:
 
 
 def image_processor(recipe: Recipe) -> DetrImageProcessor:
-    """The processor that does, image by image, what our batches do: resize, normalise, pad."""
+    """The processor that does, image by image, what our batches do: resize, normalise, pad.
+
+    How a detector's images are made of a pair is kept beside it, as `shardbox_view`.
+    """
     return DetrImageProcessor(
         size={"shortest_edge": recipe.resize.shortest_edge, "longest_edge": recipe.resize.longest_edge},
         image_mean=list(recipe.mean),
         image_std=list(recipe.std),
+        shardbox_view=recipe.view.to_json(),
     )
 
 
@@ -145,11 +151,19 @@ class Run:
     resize: ResizePolicy
     mean: Channels
     std: Channels
+    view: View
+    """What it was trained on, and must be shown."""
     batch_size: int
     """The recipe's."""
 
-    def check_categories(self, dataset: PreparedDataset) -> None:
-        """Raise `UsageError` unless the dataset has the classes the run was trained on, in the same order."""
+    def check(self, dataset: PreparedDataset) -> None:
+        """Raise `UsageError` unless the dataset can be seen as the run was trained, and has its classes in order."""
+        found_view = self.view.settled(dataset)
+        if found_view != self.view:
+            raise UsageError(
+                f"{self.path} was trained on {self.view}, {dataset.path} holds {found_view}",
+                "predict a dataset made like the one it was trained on, or the pairs that one was made from",
+            )
         trained, found = self.categories.names, dataset.categories.names
         if trained != found:
             raise UsageError(
@@ -198,5 +212,6 @@ def load_run(path: str | Path) -> Run:
         resize=ResizePolicy(int(processor.size["shortest_edge"]), int(processor.size["longest_edge"])),
         mean=tuple(processor.image_mean),
         std=tuple(processor.image_std),
+        view=View(**processor.shardbox_view),
         batch_size=int(description["recipe"]["batch_size"]),
     )

@@ -13,9 +13,10 @@ from transformers import PreTrainedModel, TrainerState, TrainingArguments, set_s
 from dataflow.bridge import BatchLoader
 from dataflow.errors import UsageError
 from dataflow.prepared import PreparedDataset
+from dataflow.view import View
 from trainers.checkpoints import LoadReport, quiet_transformers
 from trainers.detection_trainer import DetectionTrainer, ProgressLines, tensorboard_callback
-from trainers.recipes import Recipe
+from trainers.recipes import AUGMENTATION, Recipe
 from trainers.runs import (
     CHECKPOINTS,
     TENSORBOARD,
@@ -65,12 +66,49 @@ class _Plan:
     """A run about to go on: what it is, and where from."""
 
     recipe: Recipe
-    """With the steps and batch size that were asked for."""
+    """With what was asked for."""
     seed: int
     split: str
     weights: str | None
     checkpoint: Path | None = None
     first_step: int = 0
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the caller wants to be other than the recipe has it; None where it may stay."""
+
+    steps: int | None
+    batch_size: int | None
+    weights: str | None
+    view: View | None
+    augment: bool | None
+
+    def or_as_it_was(self, out: Path) -> "_Asked":
+        """With what was not asked for as the run in `out` has it."""
+        if not out.exists():
+            raise UsageError(f"there is no run {out} to resume", "leave out --resume to start one")
+        before = read_description(out)
+        recipe = before["recipe"]
+        return _Asked(
+            steps=recipe["steps"] if self.steps is None else self.steps,
+            batch_size=recipe["batch_size"] if self.batch_size is None else self.batch_size,
+            weights=before["weights"] if self.weights is None else self.weights,
+            view=self.view or View(**recipe["view"]),
+            augment=recipe["augmentation"] is not None if self.augment is None else self.augment,
+        )
+
+    def applied_to(self, recipe: Recipe, dataset: PreparedDataset) -> Recipe:
+        """The recipe for a dataset, as asked."""
+        return replace(
+            recipe,
+            steps=recipe.steps if self.steps is None else self.steps,
+            batch_size=recipe.batch_size if self.batch_size is None else self.batch_size,
+            view=(self.view or recipe.view_of(dataset)).settled(dataset),
+            augmentation={None: recipe.augmentation, True: recipe.augmentation or AUGMENTATION, False: None}[
+                self.augment
+            ],
+        )
 
 
 def train(
@@ -84,6 +122,8 @@ def train(
     seed: int = 0,
     resume: bool = False,
     weights: str | None = None,
+    view: View | None = None,
+    augment: bool | None = None,
 ) -> TrainingSummary:
     """Train a detector into the run directory `out`.
 
@@ -100,23 +140,22 @@ def train(
         seed: decides initial weights, order and mirroring of the images.
         resume: go on with the run in `out`.
         weights: hub name or checkpoint directory to start from instead of the recipe's.
+        view: what to show of each example instead of the recipe's view; resuming, the run's own by default.
+        augment: change the frames of pairs at random before they are compared; resuming, as the run does by default.
 
     Raises:
         UsageError: `out` is not empty, or holds no run or another one to resume; no such split or an empty one; the
-            weights are not there or do not fit.
+            weights are not there or do not fit; the dataset does not have the view, or cannot be augmented.
         DivergedError: the loss is not finite any more.
     """
     if not dataset.splits[dataset.check_split(split)]:
         raise UsageError(f"split {split!r} of {dataset.path} is empty", "train on another --split")
     out = Path(out)
+    asked = _Asked(steps, batch_size, weights, view, augment)
     if resume:
-        steps, batch_size, weights = _as_it_was(out, steps, batch_size, weights)
-    recipe = replace(
-        recipe,
-        steps=recipe.steps if steps is None else steps,
-        batch_size=recipe.batch_size if batch_size is None else batch_size,
-    )
-    plan = _Plan(recipe, seed, split, recipe.weights if weights is None else weights)
+        asked = asked.or_as_it_was(out)
+    recipe = asked.applied_to(recipe, dataset)
+    plan = _Plan(recipe, seed, split, recipe.weights if asked.weights is None else asked.weights)
     if resume:
         plan = _resumed(out, plan, dataset)
         if is_finished(out):
@@ -124,20 +163,6 @@ def train(
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not empty", "give another directory, or --resume to go on with this run")
     return _run(dataset, plan, out)
-
-
-def _as_it_was(
-    out: Path, steps: int | None, batch_size: int | None, weights: str | None
-) -> tuple[int, int, str | None]:
-    """What was not asked for, as the run in `out` has it."""
-    if not out.exists():
-        raise UsageError(f"there is no run {out} to resume", "leave out --resume to start one")
-    before = read_description(out)
-    return (
-        before["recipe"]["steps"] if steps is None else steps,
-        before["recipe"]["batch_size"] if batch_size is None else batch_size,
-        before["weights"] if weights is None else weights,
-    )
 
 
 def _resumed(out: Path, plan: _Plan, dataset: PreparedDataset) -> _Plan:
@@ -179,7 +204,7 @@ def _run(dataset: PreparedDataset, plan: _Plan, out: Path) -> TrainingSummary:
     recipe = plan.recipe
     set_seed(plan.seed)
     start_from = plan.weights if plan.checkpoint is None else str(plan.checkpoint)
-    model, report = recipe.build(dataset.categories, start_from)
+    model, report = recipe.build(dataset.categories, start_from, recipe.view)
     description = _opened(dataset, plan, out, model, report)
     if plan.checkpoint is None:
         sys.stderr.write(f"{description['load_report']}\n")
@@ -234,6 +259,8 @@ def _trained(
         world_size=arguments.world_size,
         start_step=plan.first_step,
         flip=recipe.flip,
+        view=recipe.view,
+        augmentation=recipe.augmentation,
     )
     trainer = DetectionTrainer(model, arguments, recipe, batches)
     trainer.add_callback(ProgressLines(recipe.batch_size))

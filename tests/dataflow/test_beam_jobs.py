@@ -6,10 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
 
-from dataflow.beam_jobs import LostElementsError, ShardJob, check_runner, run_shard_job
+from dataflow.alignment_counts import PairAlignment
+from dataflow.beam_jobs import LostElementsError, ShardJob, add_job, check_runner, run_shard_job, write_plan
 from dataflow.errors import UsageError
+from dataflow.findings import Code, Finding
 from dataflow.records import Categories, ImageRecord, no_objects
 from dataflow.schema import record_to_example
 from dataflow.shards import Outcome, ShardFormat, ShardKey, ShardResult, load_results, shard_of
@@ -56,6 +59,35 @@ def test_every_shard_is_written_and_counted(tmp_path: Path) -> None:
     assert sorted(name for result in results for name in result.quarantined) == ["0", "10", "5"]
     assert results[2].count == 0 and (tmp_path / results[2].file).is_file(), "a shard without inputs is a file too"
     assert sorted(digests(tmp_path)) == [result.file for result in results], "nothing else stays"
+
+
+@dataclass(frozen=True)
+class Align:
+    """Numbers to outcomes of an alignment: the residual is a tenth of the number; every fifth is refused."""
+
+    def __call__(self, lines: Sequence[str]) -> Iterator[Outcome]:
+        finding = Finding(Code.PAIR_UNALIGNED, "error", "x", "a value", "a remedy")
+        for number, outcome in zip(map(int, lines), Make()(lines), strict=True):
+            refused = outcome.example is None
+            found = None if refused else PairAlignment(str(number), 0.9, number / 10, "affine", 1.0)
+            yield replace(outcome, findings=(finding,) if refused else (), alignment=found)
+
+
+def test_runners_are_told_what_was_written(tmp_path: Path) -> None:
+    made = replace(job(), outcomes=Align())
+    write_plan(made, tmp_path)
+    (tmp_path / ".results").mkdir()
+    with beam.Pipeline("FnApiRunner") as pipeline:
+        add_job(pipeline, made, tmp_path)
+    metrics = pipeline.result.metrics().query()
+    counters = {counter.key.metric.name: counter.committed for counter in metrics["counters"]}
+    assert counters == {"images_prepared": 10, "images_quarantined": 3, "pairs_aligned": 10, "pairs_refused": 3}
+    [residuals] = metrics["distributions"]
+    results = load_results(tmp_path / ".results")
+    means = [round(1000 * r.alignment.residual_sum / r.alignment.aligned) for r in results if r.alignment]
+    said = residuals.committed
+    assert residuals.key.metric.name == "alignment_residual_mpx" and len(means) == 4
+    assert (said.count, said.sum, said.min, said.max) == (4, sum(means), min(means), max(means))
 
 
 def test_order_of_shards_does_not_matter(tmp_path: Path) -> None:

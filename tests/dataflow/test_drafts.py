@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as tv
 
 from dataflow.batches import Target
-from dataflow.drafts import Draft, ExampleError, ExampleReader, Flip, resize
+from dataflow.drafts import Augmentation, Draft, Encoded, ExampleError, ExampleReader, resize
 from dataflow.images import decode_rgb, encode_png
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Objects
 from dataflow.resize import ResizePolicy
 from dataflow.tfrecord import read_records
+from dataflow.view import View, sight_of
 from tests.dataflow.detection_sets import make_record, random_objects, write_ours
 from tests.factories import photograph, pixels
 
@@ -24,11 +25,12 @@ POLICY = ResizePolicy(40, 60)
 
 
 def make_draft(size: tuple[int, int], to: tuple[int, int], n: int = 3, **changes: Any) -> Draft:
+    frame = Encoded(changes.pop("image", photograph(*size, encoding="PNG")), changes.pop("orientation", None))
     draft = Draft(
         image_id="a",
         place="shard, example 0",
-        image=photograph(*size, encoding="PNG"),
-        orientation=None,
+        frames=(frame,),
+        show=sight_of(View("image", None, "none"), "images").show,
         objects=random_objects(size, n, seed=1),
         original_size=size,
         size=to,
@@ -57,7 +59,7 @@ def test_resizing_gives_the_values_of_torchvision(size: tuple[int, int], to: tup
 def test_an_image_is_drawn_at_the_top_left_and_the_rest_is_padding() -> None:
     draft = make_draft((50, 70), (40, 56))
     canvas, mask = drawn(draft, (64, 60))
-    np.testing.assert_array_equal(canvas[:40, :56], resize(decode_rgb(draft.image), (40, 56)))
+    np.testing.assert_array_equal(canvas[:40, :56], resize(decode_rgb(draft.frames[0].image), (40, 56)))
     assert mask[:40, :56].all()
     assert mask.sum() == 40 * 56
     assert not canvas[~mask].any()
@@ -69,7 +71,7 @@ def test_mirroring_turns_pixels_and_boxes_alike(to: tuple[int, int]) -> None:
     mirrored = replace(plain, mirrored=True)
     np.testing.assert_array_equal(drawn(mirrored, (64, 72))[0][: to[0], : to[1]], drawn(plain, to)[0][:, ::-1])
     np.testing.assert_array_equal(drawn(mirrored, (64, 72))[1], drawn(plain, (64, 72))[1])
-    before, after = plain.target(), mirrored.target()
+    before, after = plain.target(plain.objects), mirrored.target(mirrored.objects)
     assert torch.allclose(after.boxes[:, 0], 1 - before.boxes[:, 0])
     assert torch.equal(after.boxes[:, 1:], before.boxes[:, 1:])
     assert torch.equal(after.category_ids, before.category_ids)
@@ -77,7 +79,7 @@ def test_mirroring_turns_pixels_and_boxes_alike(to: tuple[int, int]) -> None:
 
 def test_targets_are_relative_and_without_ignore_regions() -> None:
     objects = random_objects((50, 70), 3, seed=1, crowd=True)
-    target = make_draft((50, 70), (40, 56), objects=objects).target()
+    target = make_draft((50, 70), (40, 56)).target(objects)
     assert len(target) == 2
     x0, y0, x1, y1 = objects.boxes[0].tolist()
     expected = [(x0 + x1) / 140, (y0 + y1) / 100, (x1 - x0) / 70, (y1 - y0) / 50]
@@ -86,7 +88,7 @@ def test_targets_are_relative_and_without_ignore_regions() -> None:
 
 
 def test_an_image_without_objects_has_an_empty_target() -> None:
-    target = make_draft((50, 70), (40, 56), n=0).target()
+    target = make_draft((50, 70), (40, 56)).target(random_objects((50, 70), 0, seed=1))
     assert isinstance(target, Target)
     assert target.boxes.shape == (0, 4)
 
@@ -121,13 +123,13 @@ def test_an_image_of_another_size_than_its_example_says_is_refused() -> None:
 
 def test_flips_follow_their_probability_and_change_with_the_epoch() -> None:
     ids = [f"image{i}" for i in range(2000)]
-    first = [Flip(0.3, seed=1).applies(0, name) for name in ids]
+    first = [Augmentation(0.3, seed=1).mirrors(0, name) for name in ids]
     assert np.mean(first) == pytest.approx(0.3, abs=0.04)
-    assert first == [Flip(0.3, seed=1).applies(0, name) for name in ids]
-    assert first != [Flip(0.3, seed=1).applies(1, name) for name in ids]
-    assert first != [Flip(0.3, seed=2).applies(0, name) for name in ids]
-    assert not any(Flip(0.0).applies(0, name) for name in ids)
-    assert all(Flip(1.0).applies(0, name) for name in ids)
+    assert first == [Augmentation(0.3, seed=1).mirrors(0, name) for name in ids]
+    assert first != [Augmentation(0.3, seed=1).mirrors(1, name) for name in ids]
+    assert first != [Augmentation(0.3, seed=2).mirrors(0, name) for name in ids]
+    assert not any(Augmentation(0.0).mirrors(0, name) for name in ids)
+    assert all(Augmentation(1.0).mirrors(0, name) for name in ids)
 
 
 @pytest.fixture
@@ -145,11 +147,15 @@ def payloads(dataset: PreparedDataset) -> list[bytes]:
 
 
 def test_drafts_hold_what_the_records_say(dataset: PreparedDataset) -> None:
-    reader = ExampleReader(dataset, "train", POLICY, Flip())
+    reader = ExampleReader(dataset, "train", POLICY, Augmentation(), View("image", None, "none"))
     records = list(dataset.records("train"))
     for index, (payload, record) in enumerate(zip(payloads(dataset), records, strict=True)):
         draft = reader.draft(0, index, payload)
-        assert (draft.image_id, draft.image, draft.original_size) == (record.image_id, record.image, record.size)
+        assert (draft.image_id, draft.frames[0].image, draft.original_size) == (
+            record.image_id,
+            record.image,
+            record.size,
+        )
         assert draft.size == POLICY.target_size(record.size)
         np.testing.assert_array_equal(draft.objects.boxes, record.objects.boxes)
     last = dataset.shards("train")[2].path
@@ -165,6 +171,6 @@ def test_a_class_id_that_names_no_class_is_refused(tmp_path: Path) -> None:
     dataset = write_ours(tmp_path / "small" / "1.0.0", [replace(record, objects=third)], [1])
     (payload,) = payloads(dataset)
     (dataset.path / "objects-label.labels.txt").write_text("first\nsecond\n")
-    reader = ExampleReader(PreparedDataset(dataset.path), "train", POLICY, Flip())
+    reader = ExampleReader(PreparedDataset(dataset.path), "train", POLICY, Augmentation(), View("image", None, "none"))
     with pytest.raises(ExampleError, match=r"image 'a' \(.*example 0\): class id 2 is not among 2 classes"):
         reader.draft(0, 0, payload)

@@ -73,7 +73,8 @@ def test_images(record: ImageRecord) -> None:
 @given(record=image_records(), values=st.lists(st.floats(-1e30, 1e30), min_size=9, max_size=9), score=st.floats(0, 1))
 def test_pairs(kind: Kind, record: ImageRecord, values: list[float], score: float) -> None:
     before = ImageRecord("b", b"other", 7, 9, no_objects(), record.group_id, "x:1", "b.jpg", orientation=6)
-    pair = FramePair("pair", before, record, record.objects, np.array(values).reshape(3, 3), score)
+    homography = np.array(values).reshape(3, 3)
+    pair = FramePair("pair", before, record, record.objects, homography, score, "homography", abs(values[0]))
     check(pair_to_example(pair, b"difference" if kind == "differences" else None), kind)
 
 

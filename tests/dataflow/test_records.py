@@ -17,6 +17,8 @@ from dataflow.records import (
     RecordError,
     no_objects,
 )
+from dataflow.valid_pixels import whole_mask
+from tests.factories import photograph
 
 BOX = [1.0, 2.0, 5.0, 8.0]
 
@@ -140,6 +142,15 @@ def test_pairs_check_their_parts() -> None:
     for score in (-0.1, 1.1, float("nan")):
         with pytest.raises(RecordError, match="alignment score"):
             FramePair("p", record(), record(), objects(), alignment_score=score)
+    for residual in (-0.1, float("inf"), float("nan")):
+        with pytest.raises(RecordError, match="alignment residual"):
+            FramePair("p", record(), record(), objects(), alignment_residual=residual)
+    with pytest.raises(RecordError, match="alignment model 'rigid'; use one of identity, translation"):
+        FramePair("p", record(), record(), objects(), alignment_model="rigid")  # type: ignore[arg-type]
+    FramePair("p", record(), record(), objects(), valid=whole_mask((8, 6)))
+    for mask in (whole_mask((6, 8)), b"no PNG", photograph(8, 6, encoding="PNG")):
+        with pytest.raises(RecordError, match="mask of valid pixels that is no grey PNG of the after frame's size"):
+            FramePair("p", record(), record(), objects(), valid=mask)
     with pytest.raises(RecordError, match="leave the image"):
         FramePair("p", record(), record(), objects(boxes=[[0, 0, 7, 8]]))
     with pytest.raises(ValueError, match="read-only"):

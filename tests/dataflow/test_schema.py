@@ -14,6 +14,7 @@ from dataflow.example_bytes import ExampleBytes
 from dataflow.records import Categories, Change, FramePair, ImageRecord, Objects, no_objects
 from dataflow.schema import (
     Kind,
+    Layout,
     build_features,
     example_to_pair,
     example_to_record,
@@ -22,6 +23,7 @@ from dataflow.schema import (
     pair_to_example,
     record_to_example,
 )
+from dataflow.valid_pixels import encode_mask, whole_mask
 from tests.factories import photograph
 
 NAMES = ("person", "véhicule", "犬")
@@ -109,13 +111,18 @@ def test_pairs_return_from_their_bytes(record: ImageRecord, with_difference: boo
     )
     before = ImageRecord("b", b"other", 7, 9, no_objects(), record.group_id, "x:1", "b.jpg", orientation=6)
     homography = np.array([[1, 0.5, -3], [0, 1, 1e-9], [0, 0, 1]])
-    pair = FramePair("pair", before, record, objects, homography, alignment_score=0.75)
+    pair = FramePair("pair", before, record, objects, homography, 0.75, "affine", 0.25)
     kind: Kind = "differences" if with_difference else "pairs"
     features = build_features(Categories(NAMES), kind)
     parsed = through_bytes(pair_to_example(pair, b"difference" if with_difference else None), features, kind)
     assert parsed["image"] == (b"difference" if with_difference else record.image)
     again = example_to_pair(parsed, find_layout(features, "test"), "somewhere")
     assert (again.pair_id, again.alignment_score) == ("pair", 0.75)
+    if with_difference:
+        assert (again.alignment_model, again.alignment_residual) == ("affine", 0.25)
+        assert again.valid == whole_mask(record.size), "all pixels are valid, and a mask says so to any reader"
+    else:
+        assert (again.alignment_model, again.alignment_residual, again.valid) == ("identity", 0, b"")
     np.testing.assert_array_equal(again.homography, homography)
     assert (again.after.image, again.after.size) == (record.image, record.size)
     assert again.after.filename == record.filename
@@ -126,6 +133,37 @@ def test_pairs_return_from_their_bytes(record: ImageRecord, with_difference: boo
     assert_same_objects(again.objects, objects, record.size)
     assert again.objects.changes is not None
     assert again.objects.changes.tolist() == pair.objects.changes.tolist()  # type: ignore[union-attr]
+
+
+def test_a_mask_returns_from_its_bytes() -> None:
+    valid = np.random.default_rng(0).random((40, 60)) < 0.5
+    record = ImageRecord("a", JPEG, 40, 60, no_objects(), "s", "x:1")
+    pair = FramePair("pair", record, record, no_objects(), valid=encode_mask(valid))
+    features = build_features(Categories(NAMES), "differences")
+    again = example_to_pair(through_bytes(pair_to_example(pair, JPEG), features, "differences"), _layout(features), "x")
+    assert again.valid == pair.valid
+    decoded = features.deserialize_example_np(ExampleBytes(features)(pair_to_example(pair, JPEG)))["valid"]
+    np.testing.assert_array_equal(decoded[:, :, 0], np.where(valid, 255, 0))
+
+
+def test_differences_of_schema_version_2_are_read() -> None:
+    """They have neither a mask, nor a model, nor a residual."""
+    features = build_features(Categories(NAMES), "differences")
+    new = {"valid", "alignment_model", "alignment_residual"}
+    earlier = tfds.features.FeaturesDict({name: feature for name, feature in features.items() if name not in new})
+    record = ImageRecord("a", JPEG, 40, 60, no_objects(), "s", "x:1")
+    homography = np.array([[1, 0, 3], [0, 1, 2], [0, 0, 1.0]])
+    pair = FramePair("pair", record, record, no_objects(), homography, 0.75)
+    example = {name: value for name, value in pair_to_example(pair, JPEG).items() if name not in new}
+    assert image_features(_layout(earlier)) == ("image", "before", "after")
+    again = example_to_pair(through_bytes(example, earlier, "differences"), _layout(earlier), "x")
+    assert (again.alignment_score, again.alignment_model, again.alignment_residual) == (0.75, "identity", 0.0)
+    assert again.valid == b""
+    np.testing.assert_array_equal(again.homography, homography)
+
+
+def _layout(features: tfds.features.FeaturesDict) -> Layout:
+    return find_layout(features, "test")
 
 
 def test_features_are_those_of_tfds_detection_datasets() -> None:

@@ -16,6 +16,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataflow.alignment_counts import PairAlignment
 from dataflow.findings import Code, Finding
 from dataflow.records import Categories, ImageRecord, Objects, no_objects
 from dataflow.schema import record_to_example
@@ -122,6 +123,21 @@ def test_results_survive_json(tmp_path: Path) -> None:
     assert loaded == [earlier, other, result]
     assert isinstance(loaded[-1].findings[0].code, Code)
     assert isinstance(loaded[-1].quarantined, tuple)
+
+
+def test_a_result_counts_alignments(tmp_path: Path) -> None:
+    given = outcomes()
+    found = [PairAlignment(outcome.image_id, 0.9 - i / 10, 0.1, "affine", 2.0) for i, outcome in enumerate(given)]
+    refusal = replace(FINDING, code=Code.PAIR_UNALIGNED, repaired=False)
+    aligned = [replace(outcome, alignment=pair) for outcome, pair in zip(given[:4], found, strict=False)]
+    other = replace(given[4], findings=(replace(FINDING, code=Code.SIZE_MISMATCH),))
+    result = write_shard(tmp_path, FORMAT, KEY, [*aligned, replace(given[4], findings=(refusal,)), other])
+    counts = result.alignment
+    assert counts is not None and (counts.pairs, counts.aligned, counts.refused) == (4, 4, 1)
+    assert counts.worst == tuple(reversed(found[:4]))
+    save_result(result, tmp_path)
+    assert load_results(tmp_path) == [result]
+    assert result_of(tmp_path / "images").alignment is None
 
 
 def test_shard_count() -> None:

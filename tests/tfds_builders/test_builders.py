@@ -89,7 +89,7 @@ def test_manifest(tmp_path: Path) -> None:
     source = open_yolo(write_yolo(tmp_path / "s", logical_dataset(5), ("köttur",)))
     builder = SourceBuilder(source, name="x", out=tmp_path, origin={"source": "from\udce9", "options": {"a": 3}})
     manifest = builder.prepare().manifest
-    assert manifest["schema_version"] == 2 and manifest["kind"] == "images"
+    assert manifest["schema_version"] == 3 and manifest["kind"] == "images"
     assert manifest["categories"] == [{"name": "köttur", "source_id": 0}]
     assert (manifest["source"], manifest["options"]["a"]) == ("from\udce9", 3)
     assert isinstance(manifest["options"]["seed"], int), "the seed that was chosen is said"

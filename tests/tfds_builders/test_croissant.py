@@ -17,6 +17,7 @@ from tensorflow_datasets.core.dataset_builders.croissant_builder import Croissan
 
 from dataflow.prepared import PreparedDataset
 from tests.factories import Picture, Thing, logical_dataset, prepare, write_coco, write_mot
+from tfds_builders.builders import DifferencesBuilder
 from tfds_builders.croissant import CROISSANT, croissant
 from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.mot import open_mot
@@ -114,6 +115,17 @@ def test_every_feature_is_a_field(images: PreparedDataset, pairs: PreparedDatase
         assert {field.id for field in read.field("examples/objects").sub_fields} == {
             f"examples/objects/{name}" for name in inner
         }
+
+
+def test_differences_are_described(pairs: PreparedDataset, tmp_path: Path) -> None:
+    made = DifferencesBuilder(pairs, name="differences", out=tmp_path).prepare()
+    read = _read(made)
+    assert not read.errors
+    described = json.loads((made.path / CROISSANT).read_text())
+    [examples] = [records for records in described["recordSet"] if records["@id"] == "examples"]
+    types = {field["name"]: field.get("dataType") for field in examples["field"]}
+    assert types["valid"] == types["after"] == "sc:ImageObject"
+    assert (types["alignment_model"], types["alignment_residual"]) == ("sc:Text", "cr:Float32")
 
 
 def test_types_shapes_and_references(pairs: PreparedDataset) -> None:

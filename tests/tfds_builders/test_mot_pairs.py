@@ -13,7 +13,7 @@ from dataflow.splits import FrameRanges, parse_splits
 from tests.factories import Loaded, load, photograph, prepare, write
 from tests.tfds_builders.broken_sources import sequence
 from tfds_builders.formats.mot import MotSource, open_mot
-from tfds_builders.pairing import PairOptions
+from tfds_builders.pairing import PairOptions, chain_block
 
 ROW = "1,7,25,13,16,24,1,-1,-1,-1\n"
 BOX = [24, 12, 40, 36]
@@ -148,3 +148,21 @@ class TestRanges:
     def test_prepared(self, tmp_path: Path) -> None:
         dataset = prepare(self.source(tmp_path / "source", 1), tmp_path / "out", splits=self.RANGES)
         assert dataset.splits == {"train": 4, "validation": 3}
+
+
+@pytest.mark.parametrize("gap", [1, 10])
+def test_pairs_with_a_frame_in_common_are_kept_together(gap: int) -> None:
+    blocks: dict[str, list[int]] = {}
+    for number in range(1, 1000):
+        blocks.setdefault(chain_block("walk", number, gap), []).append(number)
+    whole = [numbers for numbers in blocks.values() if numbers[0] >= 32 * gap and numbers[-1] + gap < 1000]
+    assert whole and all(len(numbers) == 32 for numbers in whole)
+    for numbers in blocks.values():
+        assert numbers == list(range(numbers[0], numbers[-1] + 1, gap)), "each begins with the frame the last ends with"
+    assert chain_block("walk", 1, gap) != chain_block("run", 1, gap)
+
+
+def test_the_pairs_of_a_sequence_say_what_they_are_kept_with(tmp_path: Path) -> None:
+    references = open_mot(sequence(tmp_path, "1,1,10,10,5,5,1,1,1\n"), PairOptions(1)).scan().references
+    assert references and all(reference.keep_with for reference in references)
+    assert not any(reference.keep_with for reference in open_mot(tmp_path).scan().references)

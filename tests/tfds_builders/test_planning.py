@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -113,6 +114,29 @@ def test_shards_follow_bytes_and_ids() -> None:
         references, parse_splits("train=1"), shards=3
     ), "the order of the source does not matter"
     assert [key.of for key in plan_of(references, parse_splits("train=1"), shards=3).inputs] == [3, 3, 3]
+
+
+def test_what_belongs_together_goes_to_one_shard() -> None:
+    size = LARGEST_SHARD_BYTES // 100
+    references = [replace(reference(f"{i}", num_bytes=size), keep_with=f"block {i // 32}") for i in range(640)]
+    plan = plan_of(references, parse_splits("train=1"))
+    assert [key.of for key in plan.inputs] == [8] * 8
+    assert all(key.index == shard_of(ref.keep_with, 8) for key, ref in planned(plan))
+    for members in plan.inputs.values():
+        assert members == sorted(members, key=lambda ref: place_in_shard(ref.image_id)), "their places are their own"
+    # What comes later stays out of shards where none of its block is.
+    late = replace(references[0], image_id="late")
+    grown = plan_of([*references, late], parse_splits("train=1"))
+    assert {key for key in plan.inputs if plan.inputs[key] != grown.inputs[key]} == {
+        ShardKey("train", shard_of("block 0", 8), 8)
+    }
+
+
+def test_few_references_are_spread() -> None:
+    references = [replace(reference(f"{i}"), keep_with="block") for i in range(128)]
+    assert all(members for members in plan_of(references, parse_splits("train=1"), shards=8).inputs.values())
+    enough = plan_of(references, parse_splits("train=1"), shards=2)
+    assert sorted(map(len, enough.inputs.values())) == [0, 128], "64 a shard: the block stays whole"
 
 
 def test_no_references_no_shards() -> None:

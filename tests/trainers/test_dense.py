@@ -20,6 +20,8 @@ from trainers.dense import DenseDetector, DenseDetectorConfig, build_dense
 from trainers.residual_pyramid import ResidualPyramid, group_norm
 
 CATEGORIES = Categories(("person", "car", "dog"))
+INPUTS = [{"num_channels": 3}, {"num_channels": 6}, {"num_channels": 6, "compares_frames": True}]
+each_input = pytest.mark.parametrize("inputs", INPUTS, ids=["image", "stack", "pair"])
 
 
 def small(**changes) -> DenseDetectorConfig:
@@ -47,7 +49,8 @@ def random_labels(*counts: int) -> list[dict[str, torch.Tensor]]:
 
 
 def padded(images: list[torch.Tensor], height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    pixels, mask = torch.zeros(len(images), 3, height, width), torch.zeros(len(images), height, width, dtype=torch.bool)
+    pixels = torch.zeros(len(images), len(images[0]), height, width)
+    mask = torch.zeros(len(images), height, width, dtype=torch.bool)
     for i, image in enumerate(images):
         pixels[i, :, : image.shape[1], : image.shape[2]] = image
         mask[i, : image.shape[1], : image.shape[2]] = True
@@ -117,12 +120,13 @@ def test_loss_and_detections_equal_torchvisions_fcos_on_the_same_features():
 
 @pytest.mark.parametrize("size", [(64, 96), (50, 77), (33, 130), (8, 8), (65, 31)])
 @pytest.mark.parametrize("canvas", [(128, 160), (97, 131)])
-def test_padding_changes_neither_detections_nor_loss(size, canvas):
+@each_input
+def test_padding_changes_neither_detections_nor_loss(size, canvas, inputs):
     """Tolerance: the order of floating-point sums, which convolution chooses by the size of its input."""
     canvas = (max(canvas[0], size[0]), max(canvas[1], size[1]))
-    model = make_model(score_threshold=0.0)
+    model = make_model(score_threshold=0.0, **inputs)
     torch.manual_seed(1)
-    image, larger = torch.randn(3, *size), torch.randn(3, *canvas)
+    image, larger = torch.randn(inputs["num_channels"], *size), torch.randn(inputs["num_channels"], *canvas)
     labels = random_labels(5)
     with torch.no_grad():
         alone = model(image[None], labels=labels)
@@ -150,10 +154,11 @@ def real_cells(rows: torch.Tensor, canvas: tuple[int, int], size: tuple[int, int
     return torch.cat(parts, dim=1)
 
 
-def test_padding_changes_no_gradient():
-    model = make_model().train()
+@each_input
+def test_padding_changes_no_gradient(inputs):
+    model = make_model(**inputs).train()
     torch.manual_seed(2)
-    image, labels = torch.randn(3, 50, 70), random_labels(4)
+    image, labels = torch.randn(inputs["num_channels"], 50, 70), random_labels(4)
     gradients = []
     for pixels, mask in ((image[None], None), padded([image], 96, 97)):
         model.zero_grad()
@@ -260,10 +265,11 @@ def test_it_overfits_one_batch():
         assert box_iou(best, boxes[image : image + 1]).item() > 0.7
 
 
-def test_batches_with_channels_last_give_the_same_gradients():
+@each_input
+def test_batches_with_channels_last_give_the_same_gradients(inputs):
     """The bridge's batches lie so in memory; a strided 1x1 convolution of few channels would corrupt it there."""
-    model = make_model(widths=(8, 8, 8, 8))
-    pixels, labels = torch.randn(3, 3, 40, 48), random_labels(1, 2, 3)
+    model = make_model(widths=(8, 8, 8, 8), **inputs)
+    pixels, labels = torch.randn(3, inputs["num_channels"], 40, 48), random_labels(1, 2, 3)
     gradients = []
     for layout in (torch.contiguous_format, torch.channels_last):
         model.zero_grad()

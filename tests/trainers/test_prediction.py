@@ -11,6 +11,7 @@ from dataflow.errors import UsageError
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories, Objects
 from dataflow.resize import ResizePolicy
+from dataflow.view import View
 from tests.trainers.small_sets import square_picture, write_dataset
 from trainers.dense import DenseDetectorConfig, build_dense
 from trainers.detections import Detections
@@ -33,6 +34,7 @@ RECIPE = Recipe(
     steps=1,
     learning_rate=1e-3,
     warm_up_steps=0,
+    view=View("image", None, "none"),
 )
 
 

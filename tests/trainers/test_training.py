@@ -20,6 +20,7 @@ from dataflow.errors import UsageError
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories
 from dataflow.resize import ResizePolicy
+from dataflow.view import View
 from tests.trainers.small_sets import TWO_CLASSES, squares, write_dataset
 from trainers import training
 from trainers.dense import DenseDetectorConfig, build_dense
@@ -97,7 +98,8 @@ def test_a_run_holds_the_model_its_processor_its_logs_and_what_made_it(finished:
     assert tuple(processor.image_mean) == TINY.mean
     description = json.loads((finished / "run.json").read_text())
     assert description["dataset"] == {"name": "squares", "fingerprint": dataset.fingerprint}
-    assert description["recipe"] == TINY.settings()
+    assert description["recipe"] == replace(TINY, view=View("image", None, "none")).settings()
+    assert processor.shardbox_view == {"inputs": "image", "mode": None, "align": "none"}
     assert (description["split"], description["seed"], description["weights"]) == ("train", 0, None)
     assert [entry["source_id"] for entry in description["categories"]] == [4, 9]
     assert description["run_id"].startswith("tiny_dense-")
@@ -229,8 +231,8 @@ def test_a_run_starts_from_the_weights_of_another(finished: Path, dataset, tmp_p
 
 @pytest.mark.parametrize("build", [TINY.build, TINY_DETR.build], ids=["dense", "detr"])
 def test_a_loss_that_is_no_number_stops_training_and_names_the_images(build, dataset, tmp_path: Path):
-    def with_nan(categories: Categories, source: str | None):
-        model, report = build(categories, source)
+    def with_nan(categories: Categories, source: str | None, view: View):
+        model, report = build(categories, source, view)
         with torch.no_grad():
             next(p for name, p in model.named_parameters() if name.endswith("bias")).fill_(math.nan)
         return model, report

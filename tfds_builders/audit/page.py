@@ -10,11 +10,11 @@ from html import escape
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from string import Template
 from typing import Final, Literal
 
 from dataflow.findings import Audit, Code, Finding
-from tfds_builders.audit.explanations import MEANINGS, REMEDIES, legible
+from tfds_builders.audit.explanations import MEANINGS, REMEDIES
+from tfds_builders.audit.markup import fill_page, html_path, html_text, plural
 from tfds_builders.audit.pictures import Thumbnail, draw_picture, read_thumbnail
 
 LISTED_PER_CODE: Final = 100
@@ -22,7 +22,6 @@ LISTED: Final = 1_000
 PICTURES_PER_CODE: Final = 8
 PICTURES: Final = 96
 _TEMPLATE = "page.html"
-_MAX_TEXT = 300
 # So many rows are open to the eye; more are behind a line that opens them.
 _OPEN_ROWS = 12
 
@@ -87,18 +86,14 @@ def write_page(path: Path, audit: Audit, name: str, images: Mapping[str, Path]) 
     )
     script = re.search("<script>(.*)</script>", template, re.DOTALL)
     assert script is not None
-    page = Template(template).substitute(
-        title=f"Audit of {_text(name)}",
+    page = fill_page(
+        template,
+        title=f"Audit of {html_text(name)}",
         # No other script runs, should one ever get into the page.
         script_hash=b64encode(hashlib.sha256(script[1].encode()).digest()).decode(),
         body="\n".join(section for section in sections if section),
     )
     path.write_text(page, encoding="utf-8")
-
-
-def _text(text: str) -> str:
-    """Any text as HTML: short, escaped, nothing in it invisible."""
-    return escape(legible(text, _MAX_TEXT))
 
 
 def _state(finding: Finding) -> State:
@@ -163,15 +158,11 @@ def _total(groups: Sequence[_Group]) -> Counter[State]:
     return sum((group.counts for group in groups), Counter())
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def _header(audit: Audit, name: str) -> str:
     share = 100 * audit.images_prepared / audit.images_in if audit.images_in else 0
     kind = {0: " none", audit.images_in: " whole"}.get(audit.images_prepared, "")
     return (
-        f'<header><p class="eyebrow">Shardbox audit</p><h1>{_text(name)}</h1><div class="box"><div class="sum">'
+        f'<header><p class="eyebrow">Shardbox audit</p><h1>{html_text(name)}</h1><div class="box"><div class="sum">'
         f"<div><b>{audit.images_in:,}</b><span>images in</span></div><i>=</i>"
         f"<div><b>{audit.images_prepared:,}</b><span>prepared</span></div><i>+</i>"
         f"<div><b>{audit.images_quarantined:,}</b><span>quarantined</span></div></div>"
@@ -220,10 +211,10 @@ def _section(group: _Group, pictures: Mapping[int, str]) -> str:
     rows = "".join(_item(finding, remedy) for finding in others)
     rows = f'<ul class="rows">{rows}</ul>' if rows else ""
     if rows and len(others) > (0 if shown else _OPEN_ROWS):
-        rows = f"<details><summary>{_plural(len(others), 'finding')} without a picture</summary>{rows}</details>"
+        rows = f"<details><summary>{plural(len(others), 'finding')} without a picture</summary>{rows}</details>"
     left_out = group.counts.total() - len(group.listed)
     more = f'<p class="soft">{left_out:,} more are in <a href="audit.json">audit.json</a>.</p>' if left_out else ""
-    same = f" Here: {_text(remedy)}." if remedy else ""
+    same = f" Here: {html_text(remedy)}." if remedy else ""
     return (
         f'<section class="box group" id="{group.code}"><div class="head"><h2>{group.code}</h2>'
         f"<span>{_chips(group.counts)}</span></div><p>{escape(MEANINGS[group.code])} "
@@ -235,12 +226,11 @@ def _section(group: _Group, pictures: Mapping[int, str]) -> str:
 def _item(finding: Finding, same_remedy: str | None, picture: str = "") -> str:
     """One finding; its remedy is left out where the section says it for all."""
     place = finding.file if finding.line is None else f"{finding.file}:{finding.line}"
-    remedy = "" if same_remedy is not None else f"<em>{_text(finding.remedy)}</em>"
+    remedy = "" if same_remedy is not None else f"<em>{html_text(finding.remedy)}</em>"
     image = finding.image_id
     # Most files are named after their image, or are the image.
-    owner = "" if image is None or image in finding.file else f"<em>image {_text(image)}</em>"
-    breakable = _text(place).replace("/", "/<wbr>")
-    said = f'<span class="place">{breakable}</span>{_text(finding.value)}{owner}{remedy}'
+    owner = "" if image is None or image in finding.file else f"<em>image {html_text(image)}</em>"
+    said = f'<span class="place">{html_path(place)}</span>{html_text(finding.value)}{owner}{remedy}'
     return f'<li class="{_state(finding)[0]}">{f"{picture}<div>{said}</div>" if picture else said}</li>'
 
 
@@ -254,14 +244,14 @@ def _quarantined(audit: Audit) -> str:
         if finding.image_id in reasons:
             reasons[finding.image_id].add(finding.code)
     rows = "".join(
-        f"<tr><td><code>{_text(image_id)}</code></td><td>{', '.join(sorted(codes))}</td></tr>"
+        f"<tr><td><code>{html_text(image_id)}</code></td><td>{', '.join(sorted(codes))}</td></tr>"
         for image_id, codes in reasons.items()
     )
     left_out = audit.images_quarantined - len(first)
     more = f'<p class="soft">{left_out:,} more are in <a href="audit.json">audit.json</a>.</p>' if left_out else ""
     return (
         f'<section class="box"><div class="head"><h2>Kept out</h2></div><details><summary>'
-        f'{_plural(audit.images_quarantined, "image")} in quarantine</summary><table class="out"><thead><tr>'
+        f'{plural(audit.images_quarantined, "image")} in quarantine</summary><table class="out"><thead><tr>'
         f"<th>image</th><th>why</th></tr></thead><tbody>{rows}</tbody></table>{more}</details></section>"
     )
 

@@ -4,6 +4,7 @@ import base64
 import math
 import stat
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -80,11 +81,16 @@ def _read(path: Path) -> Thumbnail:
             raise ImageError(value, "look at it elsewhere")
         else:
             pixels = decode_rgb(data)
-    scale = min(1.0, THUMBNAIL_PX / max(pixels.shape[:2]))
+    return make_thumbnail(pixels, header.size)
+
+
+def make_thumbnail(pixels: RgbImage, original_size: Size, longest: int = THUMBNAIL_PX) -> Thumbnail:
+    """Upright pixels (H, W, 3), of an image of `original_size`, made small: at most `longest` px on a side."""
+    scale = min(1.0, longest / max(pixels.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
     small: RgbImage = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(small), _QUALITY, "RGB", "420")
-    return Thumbnail(jpeg, (height, width), header.size)
+    return Thumbnail(jpeg, (height, width), original_size)
 
 
 def _decode_jpeg(data: bytes) -> RgbImage | None:
@@ -103,17 +109,29 @@ def draw_picture(finding: Finding, picture: Thumbnail | str) -> str:
     if isinstance(picture, str):
         reason = escape(legible(picture, 160))
         return f'<figure><div class="none"><b>cannot be shown</b>{reason}</div></figure>'
-    height, width = picture.shown
-    frame, drawn = (0.0, 0.0, width, height), ""
+    frame, drawn = (0.0, 0.0, *picture.shown[::-1]), ""
     if finding.box is not None and all(map(math.isfinite, finding.box)):
         box = _scaled(finding.box, picture)
         frame = _frame(frame, box)
         drawn = _rectangle(box, frame) if _meet(box, frame) else _arrow(box, frame)
-    x0, y0, x1, y1 = frame
+    return f"<figure>{_svg(picture, frame, drawn, name)}</figure>"
+
+
+def draw_boxes(picture: Thumbnail, boxes: Iterable[tuple[Corners, str]], caption: str) -> str:
+    """HTML of a picture with boxes (xyxy px of the original image, and a CSS class) over it, and a caption under it."""
+    frame = (0.0, 0.0, *picture.shown[::-1])
+    drawn = "".join(_rectangle(_scaled(box, picture), frame, kind) for box, kind in boxes)
+    name = escape(caption)
+    return f"<figure>{_svg(picture, frame, drawn, name)}<figcaption>{name}</figcaption></figure>"
+
+
+def _svg(picture: Thumbnail, frame: Corners, drawn: str, name: str) -> str:
+    """What `frame` shows of a picture, and what is drawn over it."""
+    (height, width), (x0, y0, x1, y1) = picture.shown, frame
     return (
-        f'<figure><svg role="img" aria-label="{name}" viewBox="{x0:.4g} {y0:.4g} {x1 - x0:.4g} {y1 - y0:.4g}">'
+        f'<svg role="img" aria-label="{name}" viewBox="{x0:.4g} {y0:.4g} {x1 - x0:.4g} {y1 - y0:.4g}">'
         f'<image width="{width:.4g}" height="{height:.4g}" href="data:image/jpeg;base64,'
-        f'{base64.b64encode(picture.jpeg).decode()}"/>{drawn}</svg></figure>'
+        f'{base64.b64encode(picture.jpeg).decode()}"/>{drawn}</svg>'
     )
 
 
@@ -149,13 +167,14 @@ def _meet(box: Corners, frame: Corners) -> bool:
     return box[0] < frame[2] and box[2] > frame[0] and box[1] < frame[3] and box[3] > frame[1]
 
 
-def _rectangle(box: Corners, frame: Corners) -> str:
-    """The box; a side beyond the frame is left open, so that one sees that it goes on."""
+def _rectangle(box: Corners, frame: Corners, kind: str = "") -> str:
+    """The box, of a CSS class; a side beyond the frame is left open, so that one sees that it goes on."""
     beyond = 9.0
     x0, y0 = max(box[0], frame[0] - beyond), max(box[1], frame[1] - beyond)
     x1, y1 = min(box[2], frame[2] + beyond), min(box[3], frame[3] + beyond)
     place = f'x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}"'
-    return f'<rect class="halo" {place}/><rect {place}/>'
+    own = f'class="{kind}" ' if kind else ""
+    return f'<rect class="halo" {place}/><rect {own}{place}/>'
 
 
 def _arrow(box: Corners, frame: Corners) -> str:

@@ -1,0 +1,226 @@
+"""Augmentation of before/after pairs for training: where the camera stood, what light there was, how it shook.
+
+Everything happens to the frames as they were taken, before alignment and difference, which then see what they would see
+of a real pair. First both frames are magnified alike, then each gets a light of its own and the after frame a shake.
+Mirroring, which commutes with all of that, is done where any image is drawn into a batch.
+"""
+
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from dataflow.boxes import LEAST_SIDE_PX, Size, box_areas, clip_boxes
+from dataflow.camera_motion import draw_moved, random_movement
+from dataflow.errors import UsageError
+from dataflow.image_diff import checked_pair
+from dataflow.images import RgbImage
+from dataflow.motion_models import Matrix, carry_boxes
+from dataflow.records import Objects
+
+# An object of which less than this share is left at the border is not asked for: what remains of it seldom tells its
+# class, and a box around it would teach to detect fragments.
+LEAST_SHOWN = 0.2
+
+# Least and most of each bound. Below half its size a bilinear drawing skips pixels; light changed by more leaves little
+# to see; of frames further apart, no alignment follows.
+_LIMITS: Final = {
+    "scale": (1.0, 2.0),
+    "exposure": (0.0, 0.8),
+    "contrast": (0.0, 0.8),
+    "colour": (0.0, 0.8),
+    "noise": (0.0, 40.0),
+    "shake_px": (0.0, 200.0),
+    "rotation": (0.0, 30.0),
+    "zoom": (0.0, 0.3),
+}
+_LEVELS = np.arange(256, dtype=np.uint8)
+_MIDDLE = 127.5
+# Rows of noise made at a time, so that it lies in the processor's cache.
+_STRIP = 32
+
+
+@dataclass(frozen=True)
+class PairAugmentation:
+    """How far pairs are changed; the defaults change nothing.
+
+    Both frames alike: magnified by a factor of 1 / `scale` to `scale`, drawn evenly by its logarithm, about a random
+    point of the frame. Each frame on its own: brightness multiplied by
+    1 - `exposure` to 1 + `exposure`, each channel by 1 - `colour` to 1 + `colour`, the distance from mid-grey by
+    1 - `contrast` to 1 + `contrast`, and normal noise of standard deviation `noise` grey levels added. The after frame
+    alone: shifted by at most `shake_px` in any direction, turned by at most `rotation` degrees either way, magnified by
+    1 - `zoom` to 1 + `zoom`.
+
+    Raises:
+        UsageError: a number out of bounds.
+    """
+
+    scale: float = 1.0
+    exposure: float = 0.0
+    contrast: float = 0.0
+    colour: float = 0.0
+    noise: float = 0.0
+    shake_px: float = 0.0
+    rotation: float = 0.0
+    zoom: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in _LIMITS.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise UsageError(f"an augmentation with {name} {value}", f"use a number from {least:g} to {most:g}")
+
+
+@dataclass(frozen=True, eq=False)
+class PairMotion:
+    """Where the scene goes: `shared` (3, 3) float64 moves it in both frames, `shake` (3, 3) then in the after frame."""
+
+    shared: Matrix
+    shake: Matrix
+
+    @property
+    def after(self) -> Matrix:
+        """From the after frame as it was to the augmented one (3, 3)."""
+        composed: Matrix = self.shake @ self.shared
+        return composed
+
+
+@dataclass(frozen=True, eq=False)
+class AugmentedPair:
+    """An augmented pair.
+
+    `before` and `after` (H, W, 3) uint8. `objects`: each in pixels of the frame that it is in. `homography` (3, 3)
+    float64: the true movement from the before to the after frame, of a scene that stood still in the pair as it was.
+    """
+
+    before: RgbImage
+    after: RgbImage
+    objects: Objects
+    homography: Matrix
+
+
+def augment_pair(
+    before: RgbImage, after: RgbImage, objects: Objects, augmentation: PairAugmentation, rng: np.random.Generator
+) -> AugmentedPair:
+    """A pair (H, W, 3) uint8 of one size as `augmentation` would have it; the frames keep their size.
+
+    `objects.in_before` says in which frame's pixels each object is. What lies beyond the border of a frame repeats it.
+    The result depends on `rng` alone, and each property of it on its own bound alone: a pair that is magnified stays
+    so when noise is added. A frame that nothing happens to is returned itself, and so are the objects.
+
+    Raises:
+        SizeMismatchError: the frames differ in size.
+        UsageError: a frame is empty, not of 8 bits, of neither one nor three channels, or too long to be moved.
+    """
+    before, after = checked_pair(before, after, None)
+    size = (after.shape[0], after.shape[1])
+    motion = random_motion(augmentation, size, rng)
+    lights = [_random_light(augmentation, rng) for _ in range(2)]
+    # Each frame is drawn once, from the pixels it came with, and lit after that. The other way round is the same up to
+    # rounding where nothing saturates; this way a light saturates what a camera would see, and stays an exact function
+    # of the pixels drawn; and noise is not smoothed.
+    before, after = (
+        _taken(frame, matrix, light, augmentation.noise, rng)
+        for frame, matrix, light in zip((before, after), (motion.shared, motion.after), lights, strict=True)
+    )
+    return AugmentedPair(before, after, move_objects(objects, motion, size), motion.shake)
+
+
+def random_motion(augmentation: PairAugmentation, size: Size, rng: np.random.Generator) -> PairMotion:
+    """A movement of frames of `size` (height, width), drawn evenly within the bounds."""
+    height, width = size
+    reach = np.log(augmentation.scale)
+    factor = np.exp(rng.uniform(-reach, reach))
+    x, y = rng.uniform(size=2) * (width, height)
+    magnified = np.array([[factor, 0, x * (1 - factor)], [0, factor, y * (1 - factor)], [0, 0, 1]])
+    movement = random_movement(rng, augmentation.shake_px, augmentation.rotation, augmentation.zoom, exposure=0)
+    return PairMotion(magnified, movement.homography(size))
+
+
+def _drawn(frame: RgbImage, matrix: Matrix) -> RgbImage:
+    """The frame moved by a matrix on a canvas of its size; itself where nothing moves."""
+    height, width = frame.shape[:2]
+    if np.array_equal(matrix, np.eye(3)):
+        return frame
+    return np.asarray(draw_moved(frame, matrix, (height, width)), np.uint8)
+
+
+def _random_light(augmentation: PairAugmentation, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """What becomes of each level (256, 3) of red, green and blue: rounded half to even, saturated."""
+    spread = np.array([augmentation.exposure, augmentation.contrast, *[augmentation.colour] * 3])
+    exposure, contrast, *colour = 1 + rng.uniform(-spread, spread)
+    lit = _LEVELS[:, None] * exposure * np.array(colour)
+    return np.asarray(np.clip(np.rint((lit - _MIDDLE) * contrast + _MIDDLE), 0, 255), np.uint8)
+
+
+def _unit_normal() -> npt.NDArray[np.float64]:
+    """256 equally likely values of a normal distribution of variance 1."""
+    values = np.array([NormalDist().inv_cdf((n + 0.5) / 256) for n in range(256)])
+    scaled: npt.NDArray[np.float64] = values / values.std()
+    return scaled
+
+
+_NORMAL: Final = _unit_normal()
+
+
+def _taken(
+    frame: RgbImage, matrix: Matrix, light: npt.NDArray[np.uint8], sigma: float, rng: np.random.Generator
+) -> RgbImage:
+    """The frame moved by a matrix, in a light and with noise; itself where nothing happens to it."""
+    taken = _drawn(frame, matrix)
+    if (light != _LEVELS[:, None]).any():
+        # What was drawn is ours to write to; fresh memory would take longer than the change of light.
+        taken = np.asarray(cv2.LUT(taken, light[None], dst=None if taken is frame else taken), np.uint8)
+    return _with_noise(taken.copy() if taken is frame else taken, sigma, rng) if sigma else taken
+
+
+def _with_noise(frame: RgbImage, sigma: float, rng: np.random.Generator) -> RgbImage:
+    """The frame, written to, with normal noise to whole levels: by table, many times as fast as normal numbers."""
+    levels = np.rint(sigma * _NORMAL).astype(np.int16)
+    for top in range(0, len(frame), _STRIP):
+        rows = frame[top : top + _STRIP]
+        noise = cv2.LUT(rng.integers(0, 256, rows.shape, np.uint8), levels)
+        cv2.add(rows, noise, dst=rows, dtype=cv2.CV_8U)
+    return frame
+
+
+def move_objects(objects: Objects, motion: PairMotion, size: Size) -> Objects:
+    """Objects carried along with their frames of `size` (height, width), and cut at the border.
+
+    Boxes are upright around their moved corners: exact but for a turn. What has lost nearly all of itself is left out
+    (see `LEAST_SHOWN`), regions to ignore only where nothing of them is left: what shows of them is still neither right
+    nor wrong. Areas of masks are scaled, and lose the share that their boxes lose; the masks themselves are not moved
+    but dropped.
+    """
+    matrices = np.where(objects.in_before[:, None, None], motion.shared, motion.after)
+    is_moved = (matrices != np.eye(3)).any(axis=(1, 2))
+    if not is_moved.any():
+        return objects
+    carried = np.where(
+        objects.in_before[:, None], carry_boxes(objects.boxes, motion.shared), carry_boxes(objects.boxes, motion.after)
+    )
+    boxes = clip_boxes(carried, size)
+    shown = box_areas(boxes) / box_areas(carried)
+    keep = (boxes[:, 2:] - boxes[:, :2] >= LEAST_SIDE_PX).all(axis=1) & (objects.is_crowd | (shown >= LEAST_SHOWN))
+    scaled = objects.areas * np.abs(np.linalg.det(matrices[:, :2, :2])) * shown
+    areas = np.where(np.isclose(objects.areas, box_areas(objects.boxes), rtol=1e-4), box_areas(boxes), scaled)
+    is_cut = (np.abs(boxes - carried) > LEAST_SIDE_PX).any(axis=1)
+    return replace(
+        objects,
+        boxes=boxes[keep],
+        category_ids=objects.category_ids[keep],
+        areas=np.where(is_moved, areas, objects.areas)[keep],
+        is_crowd=objects.is_crowd[keep],
+        is_truncated=(objects.is_truncated | is_cut)[keep],
+        in_before=objects.in_before[keep],
+        segmentations=tuple(
+            "" if moved else text
+            for text, moved, kept in zip(objects.segmentations, is_moved, keep, strict=True)
+            if kept
+        ),
+        track_ids=None if objects.track_ids is None else objects.track_ids[keep],
+        changes=None if objects.changes is None else objects.changes[keep],
+    )

@@ -128,6 +128,8 @@ def _looked_at(
     if not _tfds_decodes(data, header):
         value = f"readers of TFDS datasets do not decode this kind of {header.format}"
         return None, (*problems, Problem(Code.IMAGE_UNSUPPORTED, value, "convert it to JPEG or PNG"))
+    if unlike := _unlike_by_numpy(data, header):
+        problems.append(Problem(Code.IMAGE_UNSUPPORTED, unlike, "convert it to 8 bits without alpha", "warning"))
     if not is_complete(data, header):
         value = f"the {header.format} ends before its pixels do"
         return None, (*problems, Problem(Code.IMAGE_TRUNCATED, value, "replace the file"))
@@ -153,6 +155,20 @@ def _turned(header: ImageHeader, checks: Checks) -> Problem:
         remedy = "nothing to do if the boxes were drawn on the pixels as stored; else ingest with --exif apply"
         return Problem(Code.EXIF_ORIENTATION, value, remedy, "info")
     return Problem(Code.EXIF_ORIENTATION, value, "turn the pixels, or ingest with --exif apply")
+
+
+def _unlike_by_numpy(data: bytes, header: ImageHeader) -> str:
+    """What `tfds.data_source` makes of a PNG of which other readers make height x width x 3 of 8 bits; "" if the same.
+
+    Depth and colour type are at fixed places of the file (W3C PNG, section 11.2.2).
+    """
+    if header.format != "PNG":
+        return ""
+    bits, colour = data[24], data[25]
+    if bits == 16:
+        return "16 bits a channel, of which tfds.data_source gives the lower 8"
+    clear = colour in (2, 3) and 0 <= data.find(b"tRNS") < data.find(b"IDAT")
+    return "transparency, of which tfds.data_source makes a fourth channel" if colour in (4, 6) or clear else ""
 
 
 def _tfds_decodes(data: bytes, header: ImageHeader) -> bool:

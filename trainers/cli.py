@@ -194,9 +194,9 @@ def _add_diff(commands: Any) -> None:
     parser.add_argument(
         "--mode",
         choices=_MODES,
-        default="absolute",
-        help="absolute: |after - before| (default); signed: 128 + (after - before) / 2, which tells old from new "
-        "place; grey: of brightness alone; threshold: absolute, noise left out; ssim: structural dissimilarity",
+        help="absolute: |after - before| (default where both places of a moved object are targets); signed: 128 + "
+        "(after - before) / 2, which tells old from new place (default for other targets); grey: of brightness alone; "
+        "threshold: absolute, noise left out; ssim: structural dissimilarity",
     )
     parser.add_argument(
         "--align",

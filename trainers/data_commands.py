@@ -123,16 +123,17 @@ def diff(arguments: Namespace) -> dict[str, Any]:
 
     pairs = PreparedDataset(arguments.dataset.resolve())
     targets = pairs.manifest.get("options", {}).get("targets", "both")
-    if arguments.mode != "signed" and targets != "both":
+    mode = arguments.mode or ("absolute" if targets == "both" else "signed")
+    if mode != "signed" and targets != "both":
         print(
-            f"note: a difference of mode {arguments.mode} shows a moved object at both of its places, alike; targets "
-            f"{targets!r} need --mode signed"
+            f"note: a difference of mode {mode} shows a moved object at both of its places, alike; targets {targets!r} "
+            "need --mode signed, or the after frame beside it: train with --input stack"
         )
     builder = DifferencesBuilder(
         pairs,
-        name=_dataset_name(arguments.name or f"{pairs.name}_{arguments.mode}", arguments.dataset),
+        name=_dataset_name(arguments.name or f"{pairs.name}_{mode}", arguments.dataset),
         out=arguments.out.resolve(),
-        mode=arguments.mode,
+        mode=mode,
         align=arguments.align,
         image_format=arguments.format,
         policy=arguments.on_finding,

@@ -234,6 +234,7 @@ def test_every_pair_is_prepared_or_refused(pairs: PreparedDataset) -> None:
     assert others == {
         *((Code.DUPLICATE_CONTENT, name) for name in ("black", "identical")),
         *((Code.EXIF_ORIENTATION, name) for name in ("lying", "turned-before", "turned-both")),
+        *((Code.IMAGE_UNSUPPORTED, name) for name in NOT_BY_NUMPY),
     }
 
 

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
+from dataflow.camera_motion import random_movement
 from dataflow.prepared import PreparedDataset
 from dataflow.shards import FILE_FORMATS, FileFormat
 from tests.factories import Picture, logical_dataset, photograph, write, write_mot, write_yolo
 from tests.tfds_builders.portable import ROOT, external, loopback, time_limit
+from tests.tfds_builders.shaken_frames import write_scenes
 from tfds_builders.builders import DifferencesBuilder, IngestOptions, Running, SourceBuilder
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo
@@ -26,24 +29,36 @@ from tfds_builders.pairing import PairOptions
 from tfds_builders.planning import PlanOptions
 
 LIMIT_S = 120.0
-KINDS = ("images", "pairs", "differences")
+KINDS = ("images", "pairs", "differences", "aligned")
 Case = tuple[str, FileFormat]
 CASES: list[Case] = [(kind, file_format) for kind in KINDS for file_format in FILE_FORMATS]
-FEW: list[Case] = [("images", "array_record"), ("pairs", "tfrecord"), ("differences", "array_record")]
+FEW: list[Case] = [
+    ("images", "array_record"),
+    ("pairs", "tfrecord"),
+    ("differences", "array_record"),
+    ("aligned", "tfrecord"),
+]
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Images and frames with findings of many kinds, and pairs to make differences of, in both file formats."""
+    """Images and frames with findings of many kinds, and pairs to make differences of, in both file formats.
+
+    `shaken` pairs are of a camera that moved; some cannot be aligned.
+    """
 
     images: Path
     frames: Path
     pairs: dict[FileFormat, PreparedDataset]
+    shaken: dict[FileFormat, PreparedDataset]
 
     def build(self, case: Case, out: Path, running: Running = Running()) -> dict[str, bytes]:
         """All files of the dataset that a case gives."""
         kind, file_format = case
         with time_limit(LIMIT_S):
+            if kind == "aligned":
+                pairs = self.shaken[file_format]
+                return files(DifferencesBuilder(pairs, name="a", out=out, align="features", running=running).prepare())
             if kind == "differences":
                 return files(DifferencesBuilder(self.pairs[file_format], name="d", out=out, running=running).prepare())
             source: Any = open_yolo(self.images) if kind == "images" else open_mot(self.frames, PairOptions(1))
@@ -90,13 +105,20 @@ def write_frames(root: Path) -> Path:
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     tmp = tmp_path_factory.mktemp("sources")
     frames = write_frames(tmp / "frames")
-    pairs = {}
-    for file_format in FILE_FORMATS:
+    movements = [random_movement(np.random.default_rng(number)) for number in range(8)]
+    shaken = write_scenes(tmp / "shaken", movements, {5: 1})
+
+    def prepared(source: Path, name: str, file_format: FileFormat) -> PreparedDataset:
         # "header" lets the damaged frame pass: the diff has to find it.
         options = IngestOptions(PlanOptions(shards=2), level="header", file_format=file_format)
-        builder = SourceBuilder(open_mot(frames, PairOptions(1)), name=file_format, out=tmp, options=options)
-        pairs[file_format] = builder.prepare()
-    return Sources(write_images(tmp / "images"), frames, pairs)
+        builder = SourceBuilder(open_mot(source, PairOptions(1)), name=name, out=tmp / file_format, options=options)
+        return builder.prepare()
+
+    pairs, moving = (
+        {file_format: prepared(source, name, file_format) for file_format in FILE_FORMATS}
+        for source, name in ((frames, "pairs"), (shaken, "shaken"))
+    )
+    return Sources(write_images(tmp / "images"), frames, pairs, moving)
 
 
 @pytest.fixture(scope="module")

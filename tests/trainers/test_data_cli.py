@@ -173,3 +173,16 @@ def test_modes_of_differences(shardbox: Shardbox, tmp_path: Path, mode: DiffMode
     [example] = PreparedDataset(made["dataset"]).examples("train")
     before, after, change = (decode_rgb(example[1][name]) for name in ("before", "after", "image"))
     np.testing.assert_array_equal(change, difference(before, after, mode))
+
+
+@pytest.mark.parametrize(
+    ("targets", "mode"), [("both", "absolute"), ("after", "signed"), ("arrived-and-left", "signed")]
+)
+def test_the_mode_follows_from_the_targets(shardbox: Shardbox, tmp_path: Path, targets: str, mode: str) -> None:
+    """An absolute difference shows old and new places alike."""
+    frames = [Picture(f"walk/{i:06d}", things=(Thing(0, (i, 2, i + 12, 30)),)) for i in (1, 9)]
+    write_mot(tmp_path / "s", frames)
+    pairs = shardbox("ingest", "s", "--out", "data", "--pair-gap", 8, "--targets", targets)
+    made = shardbox("diff", pairs["dataset"], "--out", "data")
+    assert manifest(made)["options"]["mode"] == mode
+    assert Path(made["dataset"]).parent.name == f"s_{mode}"

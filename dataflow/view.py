@@ -5,7 +5,7 @@ same functions, so that the values are those that `shardbox diff` stores as PNG 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -31,10 +31,10 @@ _INGEST = "ingest pairs of frames (mot, virat or pairs), or leave the option out
 class View:
     """What a detector is shown, and how it is made of a pair.
 
-    `inputs`: `image` is the dataset's image or, where it holds pairs and there is a `mode`, their difference; `stack`
-    the after frame and then the difference; `frames` the before frame, drawn in the after frame, and then that. Each is
-    one or two RGB images, so 3 or 6 channels. `mode` and `align` (see `shardbox diff`) may be left open, None, for
-    `settled` to fill in.
+    `inputs`: `image` is the dataset's image or, where it holds pairs, their difference; `stack` the after frame and
+    then the difference; `frames` the before frame, drawn in the after frame, and then that. Each is one or two RGB
+    images, so 3 or 6 channels. `mode` and `align` (see `shardbox diff`) may be left open, None, for `settled` to fill
+    in.
 
     Raises:
         UsageError: a value that does not exist.
@@ -92,16 +92,11 @@ class View:
         return self._of_pairs(dataset) if dataset.layout.kind == "pairs" else self._of_differences(dataset)
 
     def _of_pairs(self, dataset: PreparedDataset) -> "View":
-        settled = replace(self, align=self.align or "none")
-        if self.inputs == "stack" and self.mode is None:
-            raise UsageError(f"{dataset.path} holds pairs without differences", "say which --mode to stack")
-        if settled.align != "none":
-            if self.inputs == "image" and self.mode is None:
-                raise UsageError("--align without a difference to make", "add --mode, or --input frames")
-            if not dataset.layout.knows_frames:
-                remedy = "ingest the pairs again"
-                raise UsageError(f"{dataset.path} does not say which boxes are of the before frame", remedy)
-        return settled
+        if self.align not in (None, "none") and not dataset.layout.knows_frames:
+            remedy = "ingest the pairs again"
+            raise UsageError(f"{dataset.path} does not say which boxes are of the before frame", remedy)
+        mode = None if self.inputs == "frames" else self.mode or default_mode(dataset)
+        return View(self.inputs, mode, self.align or "none")
 
     def _of_differences(self, dataset: PreparedDataset) -> "View":
         made = dataset.manifest.get("options", {})
@@ -114,6 +109,15 @@ class View:
                     "give the dataset of pairs instead, or make it with `shardbox diff`",
                 )
         return stored
+
+
+def default_mode(pairs: PreparedDataset) -> DiffMode:
+    """The simplest difference that shows what the targets of a dataset of pairs tell apart.
+
+    An absolute one shows the old and the new place of a moved object alike.
+    """
+    targets = pairs.manifest.get("options", {}).get("targets", "both")
+    return "absolute" if targets == "both" else "signed"
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +153,7 @@ def sight_of(view: View, kind: Kind) -> Sight:
         if view.inputs == "frames":
             return Sight(("before", "after"), _as_they_are if view.align == "none" else _laid_over)
         return Sight(("after", "image") if view.inputs == "stack" else ("image",), _as_they_are)
-    if view == View("image", None, "none"):
+    if kind == "images":
         return Sight(("image",), _as_they_are)
     return Sight(("before", "image"), partial(show_pair, view=view), compares=True)
 

@@ -14,7 +14,7 @@ def train(arguments: Namespace) -> dict[str, Any]:
 
     recipe = find_recipe(arguments.recipe)
     asked = arguments.input or arguments.mode or arguments.align
-    view = View(arguments.input or "image", arguments.mode, arguments.align) if asked else None
+    view = View(arguments.input or recipe.view.inputs, arguments.mode, arguments.align) if asked else None
     summary = train_run(
         PreparedDataset(arguments.dataset),
         recipe,

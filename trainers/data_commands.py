@@ -119,11 +119,12 @@ def _running(arguments: Namespace) -> Any:
 def diff(arguments: Namespace) -> dict[str, Any]:
     """`shardbox diff`: pairs to differences."""
     from dataflow.prepared import PreparedDataset
+    from dataflow.view import default_mode
     from tfds_builders.builders import DifferencesBuilder
 
     pairs = PreparedDataset(arguments.dataset.resolve())
     targets = pairs.manifest.get("options", {}).get("targets", "both")
-    mode = arguments.mode or ("absolute" if targets == "both" else "signed")
+    mode = arguments.mode or default_mode(pairs)
     if mode != "signed" and targets != "both":
         print(
             f"note: a difference of mode {mode} shows a moved object at both of its places, alike; targets {targets!r} "

@@ -61,7 +61,8 @@ class Recipe:
     flip: float = 0.5
     """Share of training images that are mirrored left to right."""
     view: View = View()
-    """What is shown of a pair; single images are shown as they are. What is left open, the dataset decides."""
+    """What is shown of pairs and differences; single images are shown as they are. The dataset decides what is left
+    open."""
     augmentation: PairAugmentation | None = None
     """What happens to the frames of pairs before they are compared."""
     weights: str | None = None

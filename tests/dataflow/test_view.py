@@ -1,5 +1,7 @@
 """What is shown of pairs: differences made on the way into a batch, stacks, both frames, and their augmentation."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,11 +118,9 @@ def test_both_frames_of_a_difference_are_those_that_it_was_made_of(
 
 def test_the_images_of_a_view_are_the_frames_themselves(pairs: PreparedDataset) -> None:
     originals = {p.pair_id: [decode_rgb(frame.image) for frame in (p.before, p.after)] for p in pairs.pairs("train")}
-    after, _ = shown(pairs, View())
     both, _ = shown(pairs, View("frames"))
     stack, _ = shown(pairs, View("stack", "absolute"))
     for name, (first, second) in originals.items():
-        np.testing.assert_array_equal(after[name], second)
         np.testing.assert_array_equal(both[name], np.concatenate([first, second], axis=2))
         np.testing.assert_array_equal(stack[name][..., :3], second)
         np.testing.assert_array_equal(stack[name][..., 3:], absolute_of(first, second))
@@ -208,15 +208,30 @@ def test_a_shake_before_alignment_is_undone_by_it(pairs: PreparedDataset) -> Non
     assert smooth["steady"].mean() < 0.4 * rough["steady"].mean()
 
 
+@pytest.mark.parametrize(
+    ("targets", "mode"), [("both", "absolute"), ("after", "signed"), ("arrived-and-left", "signed")]
+)
+def test_what_is_left_open_the_dataset_decides(
+    pairs: PreparedDataset, tmp_path: Path, targets: str, mode: DiffMode
+) -> None:
+    assert View().settled(pairs) == View("image", "absolute", "none")
+    shutil.copytree(pairs.path, tmp_path / "pairs" / "1.0.0")
+    (tmp_path / "pairs" / "1.0.0" / "manifest.json").write_text(json.dumps({"options": {"targets": targets}}))
+    there = PreparedDataset(tmp_path / "pairs" / "1.0.0")
+    assert View().settled(there) == View("image", mode, "none")
+    assert View("stack", None, "features").settled(there) == View("stack", mode, "features")
+    assert View("frames").settled(there) == View("frames", None, "none")
+    assert View("image", "ssim").settled(there) == View("image", "ssim", "none")
+    assert View("stack").settled(made(pairs, tmp_path, "grey", "features")) == View("stack", "grey", "features")
+
+
 def test_views_that_a_dataset_does_not_have_are_refused(pairs: PreparedDataset, tmp_path: Path) -> None:
     images = write_ours(tmp_path / "images", make_records(3), (3,))
     stored = made(pairs, tmp_path, "signed", "none")
     cases = (
         (images, View("frames"), "holds single images"),
         (images, View("image", "signed"), "holds single images"),
-        (pairs, View("stack"), "say which --mode to stack"),
         (pairs, View("frames", "signed"), "leave out --mode"),
-        (pairs, View("image", None, "features"), "--align without a difference"),
         (stored, View("image", "absolute"), "differences of mode 'signed', not 'absolute'"),
         (stored, View("image", None, "features"), "differences of align 'none', not 'features'"),
     )
@@ -225,7 +240,7 @@ def test_views_that_a_dataset_does_not_have_are_refused(pairs: PreparedDataset, 
             view.settled(dataset)
     with pytest.raises(UsageError, match="a view with inputs 'both'; choose from image, stack, frames"):
         View("both")  # type: ignore[arg-type]
-    for dataset, view in ((images, View()), (stored, View()), (pairs, View())):
+    for dataset, view in ((images, View()), (stored, View()), (stored, View("frames"))):
         with pytest.raises(UsageError, match="cannot be augmented before its frames are compared"):
             BatchLoader(dataset, "train", WHOLE, 2, training=True, view=view, augmentation=AUGMENTATION)
 

@@ -124,9 +124,6 @@ def test_what_a_run_was_not_trained_on_is_refused(
     unaligned = made(pairs, "unaligned", "none")
     with pytest.raises(UsageError, match="holds differences of align 'none', not 'features'"):
         predict(unaligned, tmp_path / "run", tmp_path / "p")
-    train(pairs, RECIPE, tmp_path / "after")
-    with pytest.raises(UsageError, match=r"was trained on images \(align none\), .* differences \(mode signed"):
-        predict(unaligned, tmp_path / "after", tmp_path / "p")
     with pytest.raises(UsageError, match="DETR is shown one image, not two"):
         detr = replace(RECIPE, build=partial(build_detr, config=small_detr_config))
         train(pairs, detr, tmp_path / "detr", view=View("frames"))
@@ -172,7 +169,7 @@ def test_old_places_are_compared_where_the_after_frame_has_them(pairs: PreparedD
     assert score("left", carry=False) < 0.6
 
 
-def test_single_images_have_no_other_view(tmp_path: Path) -> None:
+def test_single_images_have_no_other_view(stored: PreparedDataset, tmp_path: Path) -> None:
     picture = ImageRecord("a", encode_png(scene(0)), *SIZE, Objects([[4, 8, 32, 30]], [1]), "scene", "test")
     images = write_dataset(tmp_path, {"train": [picture]})
     with pytest.raises(UsageError, match="holds single images: there is no difference to see"):
@@ -180,4 +177,9 @@ def test_single_images_have_no_other_view(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be augmented before its frames are compared"):
         train(images, RECIPE, tmp_path / "augmented", augment=True)
     train(images, replace(RECIPE, view=View("stack", "signed")), tmp_path / "plain", steps=1)
-    assert load_run(tmp_path / "plain").view == View("image", None, "none")
+    run = load_run(tmp_path / "plain")
+    assert run.view == View("image", None, "none")
+    with pytest.raises(
+        UsageError, match=r"trained on images \(align none\), .* holds differences \(mode signed, align"
+    ):
+        run.check(stored)

@@ -173,17 +173,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--shortest-edge", type=int, default=240, help="px that frames are resized to")
     parser.add_argument("--views", nargs="*", choices=VIEWS, default=VIEWS, metavar="VIEW")
+    parser.add_argument("--targets", nargs="*", choices=TARGETS, default=TARGETS, metavar="TARGETS")
+    parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS, metavar="SEED")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         run_one(arguments)
         return
-    for targets in TARGETS:
+    for targets in arguments.targets:
         pairs_of(arguments.sequence, arguments.out / "data", targets)
     trainings = [
         Training(targets, view, seed, arguments.steps, arguments.shortest_edge)
-        for seed in SEEDS
-        for targets in TARGETS
+        for seed in arguments.seeds
+        for targets in arguments.targets
         for view in arguments.views
     ]
     for line in rows(in_processes(trainings, arguments)):

@@ -158,12 +158,13 @@ class Run:
 
     def check(self, dataset: PreparedDataset) -> None:
         """Raise `UsageError` unless the dataset can be seen as the run was trained, and has its classes in order."""
-        found_view = self.view.settled(dataset)
-        if found_view != self.view:
-            raise UsageError(
-                f"{self.path} was trained on {self.view}, {dataset.path} holds {found_view}",
-                "predict a dataset made like the one it was trained on, or the pairs that one was made from",
-            )
+        remedy = "predict a dataset made like the one it was trained on, or the pairs that one was made from"
+        try:
+            shown = self.view.settled(dataset)
+        except UsageError as error:
+            raise UsageError(f"{self.path} was trained on {self.view}: {error.message}", remedy) from error
+        if shown != self.view:
+            raise UsageError(f"{self.path} was trained on {self.view}, {dataset.path} holds {shown}", remedy)
         trained, found = self.categories.names, dataset.categories.names
         if trained != found:
             raise UsageError(

@@ -22,7 +22,9 @@ _PARAMETERS: dict[MotionModel, int] = {"identity": 0, "translation": 2, "affine"
 # Corner positions are not believed to better than this, in pixels of the full frame: errors of neighbouring corners
 # go together (JPEG blocks, shadows), so averaging many of them does not bring the precision their number promises.
 POSITION_NOISE = 0.15
+_LINEAR: tuple[MotionModel, ...] = ("affine", "translation", "identity")
 _TUKEY = 4.685
+_ROUNDS = 2
 _RAYLEIGH_MEDIAN = 1.1774
 _HALF_PIXEL = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]], np.float64)
 _MINUS_HALF_PIXEL = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]], np.float64)
@@ -40,6 +42,25 @@ class Motion:
     model: MotionModel
     residual: float
     inliers: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Matches:
+    """Matches `u` -> `v` (N, 2) centred and scaled, those that agree (N,), and how near positions are believed."""
+
+    u: Points
+    v: Points
+    inliers: npt.NDArray[np.bool_]
+    position_noise: float
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A model, its matrix, and the distances (N,) of the matches from it; all of scaled matches."""
+
+    model: MotionModel
+    matrix: Matrix
+    distances: npt.NDArray[np.float64]
 
 
 def edge_to_centre(homography: Matrix) -> Matrix:
@@ -92,59 +113,85 @@ def carry_boxes(boxes: npt.ArrayLike, homography: Matrix) -> Boxes:
 def fit_motion(model: MotionModel, source: Points, target: Points, weights: npt.NDArray[np.float64]) -> Matrix:
     """The movement of the given model that maps `source` (N, 2) nearest to `target` (N, 2), weights (N,).
 
-    Gauss-Newton on the reprojection error, in coordinates centred and scaled after Hartley (1997, "In defense of the
-    eight-point algorithm"); exact in one step but for the homography, which settles in two.
+    The least weighted squares of the reprojection error: the homography by two Gauss-Newton steps from the affine
+    movement, the others in closed form.
     Raises numpy.linalg.LinAlgError where the points do not settle it.
     """
-    if model == "identity":
-        return np.eye(3)
+    to_unit, u, v = _in_unit(source, target)
+    fitted = np.eye(3)
+    for step in ("affine", model, model) if model == "homography" else (model,):
+        fitted = _step(step, u, v, weights, fitted)
+    return _in_pixels(fitted, to_unit)
+
+
+def _in_unit(source: Points, target: Points) -> tuple[Matrix, Points, Points]:
+    """Matches centred and scaled after Hartley (1997, "In defense of the eight-point algorithm"), and how."""
     centre = source.mean(axis=0)
     scale = max(float(np.abs(source - centre).mean()), 1e-6)
     to_unit = np.array([[1 / scale, 0, -centre[0] / scale], [0, 1 / scale, -centre[1] / scale], [0, 0, 1]])
-    u, v = (source - centre) / scale, (target - centre) / scale
-    fitted = np.eye(3)
-    for _ in range(2 if model == "homography" else 1):
-        jacobian, error = _linearise(model, u, v, fitted)
-        weighted = jacobian * np.repeat(weights, 2)[:, None]
-        step = np.linalg.solve(weighted.T @ jacobian, weighted.T @ error)
-        if model == "translation":
-            fitted[:2, 2] += step
-        else:
-            fitted.ravel()[: len(step)] += step
+    return to_unit, (source - centre) / scale, (target - centre) / scale
+
+
+def _in_pixels(fitted: Matrix, to_unit: Matrix) -> Matrix:
     in_pixels: Matrix = np.linalg.inv(to_unit) @ fitted @ to_unit
     in_pixels /= in_pixels[2, 2]
     return in_pixels
 
 
-def _linearise(model: MotionModel, u: Points, v: Points, current: Matrix) -> tuple[Matrix, npt.NDArray[np.float64]]:
-    """Derivatives (2N, K) of the mapped points after the model's parameters, and what is left to explain (2N,)."""
-    error = (v - map_points(u, current)).ravel()
-    jacobian = np.zeros((len(u), 2, 8))
+def _step(model: MotionModel, u: Points, v: Points, weights: npt.NDArray[np.float64], current: Matrix) -> Matrix:
+    """The weighted fit of a model to `u` -> `v` (N, 2); of the homography, a Gauss-Newton step on from `current`."""
+    fitted = np.eye(3)
     if model == "translation":
-        jacobian[:, 0, 0] = jacobian[:, 1, 1] = 1
-        return jacobian[:, :, :2].reshape(-1, 2), error
-    homogeneous = np.concatenate([u, np.ones((len(u), 1))], axis=1) / (u @ current[2, :2] + 1)[:, None]
+        fitted[:2, 2] = weights @ (v - u) / weights.sum()
+    elif model == "affine":
+        homogeneous = np.column_stack([u, np.ones(len(u))])
+        weighted = homogeneous.T * weights
+        fitted[:2] = np.linalg.solve(weighted @ homogeneous, weighted @ v).T
+    elif model == "homography":
+        jacobian, error = _linearise(u, v, current)
+        weighted = (jacobian * weights[:, None, None]).reshape(-1, 8).T
+        step = np.linalg.solve(weighted @ jacobian.reshape(-1, 8), weighted @ error.ravel())
+        fitted = current + np.append(step, 0.0).reshape(3, 3)
+    if not np.isfinite(fitted).all():
+        raise np.linalg.LinAlgError("no finite fit")
+    return fitted
+
+
+def _linearise(u: Points, v: Points, current: Matrix) -> tuple[npt.NDArray[np.float64], Points]:
+    """Derivatives (N, 2, 8) of the mapped points after a homography's entries, and what is left to explain (N, 2)."""
+    mapped = map_points(u, current)
+    homogeneous = np.column_stack([u, np.ones(len(u))]) / (u @ current[2, :2] + 1)[:, None]
+    jacobian = np.zeros((len(u), 2, 8))
     jacobian[:, 0, 0:3] = homogeneous
     jacobian[:, 1, 3:6] = homogeneous
-    jacobian[:, :, 6:8] = -map_points(u, current)[:, :, None] * homogeneous[:, None, :2]
-    columns = _PARAMETERS[model]
-    return jacobian[:, :, :columns].reshape(-1, columns), error
+    jacobian[:, :, 6:8] = -mapped[:, :, None] * homogeneous[:, None, :2]
+    return jacobian, v - mapped
 
 
-def _robust_weights(
-    model: MotionModel, source: Points, target: Points, inliers: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float64]:
-    """How far each match (N,) is believed once the richest model is fitted, starting from the consensus.
+def _distances(u: Points, v: Points, fitted: Matrix) -> npt.NDArray[np.float64]:
+    apart = map_points(u, fitted) - v
+    return np.asarray(np.hypot(apart[:, 0], apart[:, 1]), np.float64)
+
+
+def _settle(model: MotionModel, matches: _Matches, start: Matrix) -> tuple[_Fit, npt.NDArray[np.float64]]:
+    """A model fitted to the matches that agree with it, starting from the consensus, and how far each is believed.
 
     Tukey's biweight with its usual constant 4.685 (Beaton and Tukey 1974), the scale from the consensus's median.
     """
-    weights = inliers.astype(np.float64)
-    for _ in range(3):
-        fitted = fit_motion(model, source, target, weights)
-        distances = np.linalg.norm(map_points(source, fitted) - target, axis=1)
-        noise = max(float(np.median(distances[inliers])) / _RAYLEIGH_MEDIAN, POSITION_NOISE / 2)
-        weights = np.clip(1 - (distances / (_TUKEY * noise)) ** 2, 0, None) ** 2
-    return weights
+    weights, fitted = matches.inliers.astype(np.float64), start
+    for _ in range(_ROUNDS):
+        fitted = _step(model, matches.u, matches.v, weights, fitted)
+        distances = _distances(matches.u, matches.v, fitted)
+        noise = max(_spread(distances, matches.inliers), matches.position_noise / 2)
+        weights = np.square(np.maximum(1 - np.square(distances / (_TUKEY * noise)), 0))
+    return _Fit(model, fitted, distances), weights
+
+
+def _spread(distances: npt.NDArray[np.float64], inliers: npt.NDArray[np.bool_]) -> float:
+    """The standard deviation per coordinate that the consensus's upper median distance stands for."""
+    agreeing = distances[inliers]
+    middle = len(agreeing) // 2
+    return float(np.partition(agreeing, middle)[middle]) / _RAYLEIGH_MEDIAN
 
 
 def choose_motion(
@@ -158,21 +205,46 @@ def choose_motion(
     parameters. sigma is the residual of the richest model, and at least `POSITION_NOISE`. A model that the matches
     do not settle is passed over.
     """
+    to_unit, u, v = _in_unit(source, target)
+    matches = _Matches(u, v, inliers, POSITION_NOISE * float(to_unit[0, 0]))
+    penalty = float(np.log(4 * len(source)))
     weights = inliers.astype(np.float64)
-    fits: list[tuple[MotionModel, Matrix, npt.NDArray[np.float64]]] = []
-    for model in sorted(models, key=MODELS.index, reverse=True):
+    fits: list[_Fit] = []
+    for model in (model for model in _LINEAR if model in models):
         try:
-            if not fits:
-                weights = _robust_weights(model, source, target, inliers)
-            fitted = fit_motion(model, source, target, weights)
+            if fits:
+                fitted = _step(model, u, v, weights, np.eye(3))
+                fits.append(_Fit(model, fitted, _distances(u, v, fitted)))
+            else:
+                fit, weights = _settle(model, matches, np.eye(3))
+                fits.append(fit)
         except np.linalg.LinAlgError:
             continue
-        if np.isfinite(fitted).all():
-            fits.append((model, fitted, np.linalg.norm(map_points(source, fitted) - target, axis=1)))
-    noise = max(float(np.median(fits[0][2][inliers])) / _RAYLEIGH_MEDIAN, POSITION_NOISE)
-    penalty = np.log(4 * len(source))
-    costs = [np.minimum((e / noise) ** 2, 4).sum() + penalty * _PARAMETERS[model] for model, _, e in fits]
-    model, fitted, distances = fits[int(np.argmin(costs))]
-    agree = distances <= _TUKEY * noise
-    residual = float(np.sqrt(np.mean(distances[agree] ** 2))) if agree.any() else float("inf")
-    return Motion(fitted, model, residual, agree)
+    if "homography" in models and fits[0].model == "affine":
+        fits = _homography(matches, weights, fits[0], 2 * penalty) + fits
+    noise = max(_spread(fits[0].distances, inliers), matches.position_noise)
+    costs = [_unexplained(fit, noise) + penalty * _PARAMETERS[fit.model] for fit in fits]
+    best = fits[int(np.argmin(costs))]
+    agree = best.distances <= _TUKEY * noise
+    believed = best.distances[agree] / to_unit[0, 0]
+    residual = float(np.sqrt(np.mean(np.square(believed)))) if agree.any() else float("inf")
+    homography = np.eye(3) if best.model == "identity" else _in_pixels(best.matrix, to_unit)
+    return Motion(homography, best.model, residual, agree)
+
+
+def _unexplained(fit: _Fit, noise: float) -> float:
+    """What a model leaves unexplained: the first term of GRIC."""
+    return float(np.minimum(np.square(fit.distances / noise), 4).sum())
+
+
+def _homography(matches: _Matches, weights: npt.NDArray[np.float64], affine: _Fit, worth: float) -> list[_Fit]:
+    """The homography, if already a first step to it from the affine movement explains more by `worth`."""
+    try:
+        matrix = _step("homography", matches.u, matches.v, weights, affine.matrix)
+        first = _Fit("homography", matrix, _distances(matches.u, matches.v, matrix))
+        noise = max(_spread(first.distances, matches.inliers), matches.position_noise)
+        if _unexplained(first, noise) + worth >= _unexplained(affine, noise):
+            return []
+        return [_settle("homography", matches, matrix)[0]]
+    except np.linalg.LinAlgError:
+        return []

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -31,17 +31,15 @@ Grey = npt.NDArray[np.uint8]
 # The longer side frames are worked on: half of 768 pixels.
 _WORKING_SIDE = 384
 _SMALLEST_SIDE = 16
-_CORNERS = 200
+_CORNERS = 150
 _WINDOW = (9, 9)
 _LEVELS = 3
 # Frames reduced by more than this are followed again at full size, with a window that sees as much.
 _COARSEST_SCALE = 2.5
 _FINE_WINDOW = (15, 15)
-# When following ends (iterations, step in pixels): OpenCV's usual, and as much as tells whether a match returns.
-_PRECISE = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 0.01)
-_ROUGH = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 5, 0.1)
-# A match followed back must return this near, and agree with the consensus this well (pixels at working size).
-_RETURN_DISTANCE = 0.5
+# When following ends: iterations, step in pixels.
+_SETTLED = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)
+# How well a match must agree with the consensus (pixels at working size).
 _CONSENSUS_DISTANCE = 1.5
 _FEWEST_MATCHES = 12
 _SMALLEST_CONSENSUS = 0.3
@@ -109,9 +107,9 @@ class _Pair:
 def align(before: RgbImage, after: RgbImage, method: Method = "features") -> Alignment:
     """The movement of the camera from `before` to `after`, both (H, W, 3) or grey (H, W) uint8 of one size.
 
-    `features`: corners (Shi and Tomasi 1994) followed by pyramidal Lucas-Kanade (Bouguet 2000) and back again, a
-    consensus by RANSAC (Fischler and Bolles 1981), the model by `choose_motion`. `ecc`: the same, refined by
-    maximising the enhanced correlation coefficient (Evangelidis and Psarakis 2008) over the pixels that agree.
+    `features`: corners (Shi and Tomasi 1994) followed by pyramidal Lucas-Kanade (Bouguet 2000), a consensus by RANSAC
+    (Fischler and Bolles 1981), the model by `choose_motion`. `ecc`: the same, refined by maximising the enhanced
+    correlation coefficient (Evangelidis and Psarakis 2008) over the pixels that agree.
     `phase`: phase correlation, for pure shifts. `none`: the identity, unseen.
 
     The result depends on the pixels only, not on threads or global seeds. Raises AlignmentError where the frames
@@ -126,7 +124,8 @@ def align(before: RgbImage, after: RgbImage, method: Method = "features") -> Ali
     if isinstance(pair, Alignment):
         return pair
     motion = _METHODS[method](pair)
-    _check_plausible(motion.homography, (before.shape[0], before.shape[1]))
+    if motion.model != "identity":
+        _check_plausible(motion.homography, (before.shape[0], before.shape[1]))
     score = _score(pair, motion.homography)
     if score < _LEAST_SCORE:
         raise AlignmentError(f"the frames do not match where they were aligned (score {score:.2f})", _REMEDY)
@@ -184,8 +183,9 @@ def _prepare(before: Grey, after: Grey) -> _Pair | Alignment:
 
 def _as_bright(frame: Grey, reference: Grey) -> Grey:
     """`frame` with the mean and spread of `reference`: a difference of gain and offset undone."""
-    (mean,), (spread,) = (value.ravel() for value in cv2.meanStdDev(frame))
-    (wanted_mean,), (wanted_spread,) = (value.ravel() for value in cv2.meanStdDev(reference))
+    # Every fourth row tells as much.
+    (mean,), (spread,) = (value.ravel() for value in cv2.meanStdDev(frame[::4]))
+    (wanted_mean,), (wanted_spread,) = (value.ravel() for value in cv2.meanStdDev(reference[::4]))
     levels = (np.arange(256) - mean) * (wanted_spread / max(float(spread), 1e-6)) + wanted_mean
     bright: Grey = cv2.LUT(frame, np.clip(np.rint(levels), 0, 255).astype(np.uint8))
     return bright
@@ -229,20 +229,21 @@ def _refined_at_full_size(pair: _Pair, coarse: Motion, source: Points) -> Motion
 
 
 def _matches(pair: _Pair) -> tuple[Points, Points]:
-    """Corners (N, 2) of the before frame and where they are in the after frame, from pixel centres at working size."""
-    distance = max(pair.before.shape) / 48
-    corners = cv2.goodFeaturesToTrack(pair.before, _CORNERS, 0.02, distance)
+    """Corners (N, 2) of the before frame and where they are in the after frame, from pixel centres at working size.
+
+    Corners are chosen in the detail: at half the working size that takes a fourth of the time.
+    """
+    height, width = pair.detail_before.shape
+    corners = cv2.goodFeaturesToTrack(pair.detail_before, _CORNERS, 0.02, max(height, width) / 48)
     if corners is None:
         return np.zeros((0, 2)), np.zeros((0, 2))
-    followed, found, _ = _follow(pair.before, pair.after, corners, _PRECISE)
-    returned, found_again, _ = _follow(pair.after, pair.before, followed, _ROUGH)
-    kept = (found.ravel() == 1) & (found_again.ravel() == 1)
-    kept &= np.linalg.norm((returned - corners).reshape(-1, 2), axis=1) < _RETURN_DISTANCE
+    scale = np.array([pair.before.shape[1] / width, pair.before.shape[0] / height])
+    corners = ((corners + 0.5) * scale - 0.5).astype(np.float32)
+    followed, found, _ = cv2.calcOpticalFlowPyrLK(
+        pair.before, pair.after, corners, None, winSize=_WINDOW, maxLevel=_LEVELS, criteria=_SETTLED
+    )
+    kept = found.ravel() == 1
     return corners.reshape(-1, 2)[kept].astype(np.float64), followed.reshape(-1, 2)[kept].astype(np.float64)
-
-
-def _follow(first: Grey, second: Grey, points: npt.NDArray[np.float32], until: tuple[int, int, float]) -> Any:
-    return cv2.calcOpticalFlowPyrLK(first, second, points, None, winSize=_WINDOW, maxLevel=_LEVELS, criteria=until)
 
 
 def _consensus(source: Points, target: Points) -> npt.NDArray[np.bool_]:
@@ -250,7 +251,9 @@ def _consensus(source: Points, target: Points) -> npt.NDArray[np.bool_]:
 
     Both calls seed a generator of their own with a constant, so the outcome is the same in any thread.
     """
-    _, affine = cv2.estimateAffine2D(source, target, method=cv2.RANSAC, ransacReprojThreshold=_CONSENSUS_DISTANCE)
+    _, affine = cv2.estimateAffine2D(
+        source, target, method=cv2.RANSAC, ransacReprojThreshold=_CONSENSUS_DISTANCE, refineIters=0
+    )
     inliers = np.zeros(len(source), np.bool_) if affine is None else affine.ravel() == 1
     if inliers.mean() < 0.7:
         _, projective = cv2.findHomography(source, target, cv2.RANSAC, _CONSENSUS_DISTANCE)
@@ -352,12 +355,14 @@ def _score(pair: _Pair, homography: Matrix) -> float:
     """Mean correlation, clipped to [0, 1], of the detail of the aligned frames over blocks with texture."""
     height, width = pair.detail_before.shape
     reduced = rescale_motion(homography, width / pair.full_before.shape[1], height / pair.full_before.shape[0])
-    first, shown = warp(pair.detail_before, reduced, (height, width))
-    first *= shown
-    second = pair.detail_after * shown
+    first, second = pair.detail_before, pair.detail_after
+    if not np.array_equal(reduced, np.eye(3)):
+        first, shown = warp(first, reduced, (height, width))
+        first, second = first * shown, second * shown
     blocks = (max(1, width // 12), max(1, height // 12))
     product, power_first, power_second = (
-        cv2.resize(values, blocks, interpolation=cv2.INTER_AREA) for values in (first * second, first**2, second**2)
+        cv2.resize(values, blocks, interpolation=cv2.INTER_AREA)
+        for values in (first * second, np.square(first), np.square(second))
     )
     textured = np.maximum(power_first, power_second) > 4 * _LEAST_DETAIL**2
     if not textured.any():

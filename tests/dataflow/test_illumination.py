@@ -192,6 +192,18 @@ def test_applying_rounds_and_saturates() -> None:
     assert Illumination().apply(image) is image
 
 
+@given(st.tuples(*[st.integers(2**12, 2**14)] * 3), st.tuples(*[st.integers(-(2**19), 2**19)] * 3))
+@settings(max_examples=60, deadline=None)
+def test_what_is_fitted_applies_exactly(gain: tuple[int, int, int], offset: tuple[int, int, int]) -> None:
+    # Multiples of 2^-13, as all fits are: the rounding is that of exact numbers, whatever the processor.
+    gains, offsets = np.array(gain) / 2**13, np.array(offset) / 2**13
+    values = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(256, 1, 3)
+    result = Illumination(tuple(gains.tolist()), tuple(offsets.tolist())).apply(values)
+    np.testing.assert_array_equal(result, np.clip(np.rint(values * gains + offsets), 0, 255))
+    found = estimate_illumination(scene(6), exposed(scene(6), gains, 0))
+    assert all((value * 2**13).is_integer() for value in (*found.gain, *found.offset))
+
+
 @pytest.mark.skipif(not FRAMES.exists(), reason="needs PETS09-S2L1 in ../shared/data")
 @pytest.mark.parametrize("gain", [0.8, 0.9, 1.1, 1.2])
 def test_frames_of_a_camera_with_people_walking(gain: float) -> None:

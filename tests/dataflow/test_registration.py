@@ -358,7 +358,7 @@ def test_pets_shaken_is_aligned_and_its_boxes_carried(pets: dict[int, RgbImage])
         apart.append(np.abs(carry_boxes(boxes, alignment.homography) - carry_boxes(boxes, shaken.homography)).ravel())
     assert len(errors) >= 60
     median, high = np.percentile(errors, (50, 95))
-    # Measured 0.04 and 0.07; asked for 0.15 and 0.5.
+    # Measured 0.05 and 0.10; asked for 0.15 and 0.5.
     assert median <= 0.1 and high <= 0.2
     assert np.percentile(np.concatenate(apart), 95) <= 0.2
 

@@ -269,8 +269,9 @@ AutoModelForObjectDetection.register(DenseDetectorConfig, DenseDetector, exist_o
 def build_dense(
     categories: Categories,
     weights: str | None,
-    view: View = View(),
     config: Callable[[], DenseDetectorConfig] = DenseDetectorConfig,
+    *,
+    view: View = View(),
 ) -> tuple[DenseDetector, LoadReport]:
     """A dense detector for `categories`, with the weights of a checkpoint or, given None, random ones of `config`.
 

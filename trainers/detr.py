@@ -50,18 +50,19 @@ def small_detr_config() -> DetrConfig:
 def build_detr(
     categories: Categories,
     weights: str | None,
-    view: View = View(),
     config: Callable[[], DetrConfig] | None = None,
     train_early_layers: bool = False,
+    *,
+    view: View = View(),
 ) -> tuple[DetrForObjectDetection, LoadReport]:
     """A DETR for `categories`.
 
     Args:
         weights: hub name or checkpoint directory; None for random weights throughout.
-        view: what it is shown; one RGB image.
         config: what to build where there are no weights.
         train_early_layers: train the backbone's stem and first stage too; without, they keep the weights they have,
             as in DETR itself (its section A.4), which makes sense with pretrained weights only.
+        view: what it is shown; one RGB image.
 
     Raises:
         UsageError: see `load_detector`; there are neither weights nor a configuration; the view has two images.

@@ -6,7 +6,7 @@ A variant is a value too: `dataclasses.replace(dense_cnn_small(), steps=400)`.
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from transformers import PreTrainedModel
 
@@ -20,7 +20,6 @@ from trainers.checkpoints import LoadReport
 from trainers.dense import build_dense
 from trainers.detr import DETR_R50, build_detr, small_detr_config
 
-Builder = Callable[[Categories, str | None, View], tuple[PreTrainedModel, LoadReport]]
 Channels = tuple[float, float, float]
 AUGMENTATION = PairAugmentation(
     scale=1.25, exposure=0.2, contrast=0.1, colour=0.05, noise=2, shake_px=6, rotation=1, zoom=0.01
@@ -30,14 +29,23 @@ IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 
 
+class Builder(Protocol):
+    """Makes a model."""
+
+    def __call__(
+        self, categories: Categories, weights: str | None, *, view: View = ...
+    ) -> tuple[PreTrainedModel, LoadReport]:
+        """A model for `categories` and what `view` shows, with weights from somewhere, or random ones given None."""
+        ...
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to build a detector and how to train it."""
 
     name: str
     build: Builder
-    """Makes the model for these categories, with these weights (hub name or directory) or, given None, random ones, for
-    what this view shows."""
+    """Makes the model."""
     resize: ResizePolicy
     batch_size: int
     """Images a step."""

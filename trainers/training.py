@@ -204,7 +204,7 @@ def _run(dataset: PreparedDataset, plan: _Plan, out: Path) -> TrainingSummary:
     recipe = plan.recipe
     set_seed(plan.seed)
     start_from = plan.weights if plan.checkpoint is None else str(plan.checkpoint)
-    model, report = recipe.build(dataset.categories, start_from, recipe.view)
+    model, report = recipe.build(dataset.categories, start_from, view=recipe.view)
     description = _opened(dataset, plan, out, model, report)
     if plan.checkpoint is None:
         sys.stderr.write(f"{description['load_report']}\n")

@@ -111,9 +111,9 @@ def test_other_than_six_channels_are_no_two_frames(num_channels: int):
 
 @pytest.mark.parametrize(("trained", "wanted"), [("image", "frames"), ("frames", "image")])
 def test_a_detector_of_single_images_and_one_of_pairs_start_from_each_other(tmp_path: Path, trained, wanted):
-    start, _ = build_dense(CATEGORIES, None, View(trained), config=small)
+    start, _ = build_dense(CATEGORIES, None, small, view=View(trained))
     start.save_pretrained(tmp_path)
-    model, report = build_dense(CATEGORIES, str(tmp_path), View(wanted))
+    model, report = build_dense(CATEGORIES, str(tmp_path), view=View(wanted))
     assert report.reinitialised == report.left_over == ()
     for name, value in start.state_dict().items():
         assert torch.equal(model.state_dict()[name], value)
@@ -125,9 +125,9 @@ def test_a_detector_of_single_images_and_one_of_pairs_start_from_each_other(tmp_
 
 @pytest.mark.parametrize("inputs", ["image", "frames"])
 def test_a_stem_for_six_channels_does_not_fit_other_inputs(tmp_path: Path, inputs):
-    build_dense(CATEGORIES, None, View("stack"), config=small)[0].save_pretrained(tmp_path)
+    build_dense(CATEGORIES, None, small, view=View("stack"))[0].save_pretrained(tmp_path)
     with pytest.raises(UsageError, match=r"of another shape, such as fcos\.backbone\.stem\.conv\.weight"):
-        build_dense(CATEGORIES, str(tmp_path), View(inputs))
+        build_dense(CATEGORIES, str(tmp_path), view=View(inputs))
 
 
 def test_it_learns_arrivals_and_neither_departures_nor_what_stays():

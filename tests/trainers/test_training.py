@@ -231,8 +231,8 @@ def test_a_run_starts_from_the_weights_of_another(finished: Path, dataset, tmp_p
 
 @pytest.mark.parametrize("build", [TINY.build, TINY_DETR.build], ids=["dense", "detr"])
 def test_a_loss_that_is_no_number_stops_training_and_names_the_images(build, dataset, tmp_path: Path):
-    def with_nan(categories: Categories, source: str | None, view: View):
-        model, report = build(categories, source, view)
+    def with_nan(categories: Categories, source: str | None, *, view: View = View()):
+        model, report = build(categories, source, view=view)
         with torch.no_grad():
             next(p for name, p in model.named_parameters() if name.endswith("bias")).fill_(math.nan)
         return model, report

@@ -175,7 +175,7 @@ class TestOtherDatasets:
         stored = np.asarray(Image.open(io.BytesIO(turned.image)))
         assert torch.equal(batch.pixel_values[0].permute(1, 2, 0), torch.from_numpy(stored.copy()))
 
-    def test_of_pairs_and_differences_the_detector_sees_image_alone(self, tmp_path: Path) -> None:
+    def test_of_pairs_and_differences_the_detector_sees_the_difference(self, tmp_path: Path) -> None:
         before, after = make_record("before", 50, 70, n=0, seed=1), make_record("after", 50, 70, n=2, seed=2)
         after = replace(after, group_id=before.group_id)
         pair = FramePair("pair", before, after, after.objects)
@@ -183,7 +183,8 @@ class TestOtherDatasets:
         pairs = write_ours(tmp_path / "pairs" / "1.0.0", [pair], [1], "pairs")
         differences = write_ours(tmp_path / "differences" / "1.0.0", [pair], [1], "differences", encode_png(difference))
         policy = ResizePolicy(50, 70)
-        for dataset, expected in ((pairs, decoded_upright(after.image)), (differences, difference)):
+        made = np.abs(decoded_upright(after.image).astype(int) - decoded_upright(before.image)).astype(np.uint8)
+        for dataset, expected in ((pairs, made), (differences, difference)):
             (batch,) = loader(dataset, policy=policy)
             assert batch.image_ids == ("pair",)
             assert torch.equal(batch.pixel_values[0].permute(1, 2, 0), torch.from_numpy(expected.copy()))

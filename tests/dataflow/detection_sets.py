@@ -13,7 +13,7 @@ from dataflow.boxes import xyxy_to_tfds
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories, FramePair, ImageRecord, Objects
 from dataflow.schema import Kind, build_features, pair_to_example, record_to_example
-from dataflow.shards import Outcome, ShardFormat, ShardKey, split_infos, write_shard
+from dataflow.shards import FileFormat, Outcome, ShardFormat, ShardKey, split_infos, write_shard
 from dataflow.tensorflow_runtime import load_tensorflow
 from tests.factories import photograph
 
@@ -62,11 +62,13 @@ def write_ours(
     lengths: Sequence[int],
     kind: Kind = "images",
     difference: bytes | None = None,
+    *,
+    file_format: FileFormat = "tfrecord",
 ) -> PreparedDataset:
     """A prepared dataset of ours with one split `train`, whose shards hold `lengths` examples."""
     assert sum(lengths) == len(records)
     directory.mkdir(parents=True)
-    shard_format = ShardFormat("small", CATEGORIES, kind)
+    shard_format = ShardFormat("small", CATEGORIES, kind, file_format)
     remaining = iter(records)
     results = []
     for index, length in enumerate(lengths):

@@ -18,6 +18,7 @@ from dataflow.batches import Batch
 from dataflow.bridge import BatchLoader, default_threads
 from dataflow.drafts import ExampleError
 from dataflow.errors import UsageError
+from dataflow.padding import PadToLargest, PadToSize
 from dataflow.prepared import PreparedDataset
 from dataflow.resize import ResizePolicy
 from tests.dataflow.detection_sets import (
@@ -143,6 +144,36 @@ class TestTraining:
             assert digest(batch) == digest(fresh)
 
 
+class TestPadding:
+    @pytest.mark.parametrize("pad", [PadToSize(64, 61), PadToLargest(multiple_of=16)], ids=str)
+    def test_the_mask_is_exact_and_the_padding_zero(
+        self, dataset: PreparedDataset, pad: PadToLargest | PadToSize
+    ) -> None:
+        # A training stream keeps its memory, so that what was in the padding before has to be wiped out.
+        plain = islice(loader(dataset, training=True, flip=0.5), 12)
+        for batch, expected in zip(loader(dataset, training=True, flip=0.5, pad=pad), plain, strict=False):
+            canvas = tuple(batch.pixel_mask.shape[1:])
+            assert canvas == pad.canvas_size([(h, w) for h, w in expected.sizes.tolist()])
+            assert torch.equal(batch.sizes, expected.sizes)
+            for i, (height, width) in enumerate(batch.sizes.tolist()):
+                mask, pixels = batch.pixel_mask[i], batch.pixel_values[i]
+                assert mask[:height, :width].all()
+                assert mask.sum() == height * width
+                assert not pixels[:, ~mask].any()
+                assert torch.equal(pixels[:, :height, :width], expected.pixel_values[i, :, :height, :width])
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_an_image_that_does_not_fit_is_named(self, dataset: PreparedDataset, training: bool) -> None:
+        sizes = {record.image_id: POLICY.target_size(record.size) for record in dataset.records("train")}
+        with pytest.raises(UsageError, match=r"example \d+\) has .* its batch is padded to \(60, 50\)") as caught:
+            list(loader(dataset, training=training, pad=PadToSize(60, 50)))
+        named = next(name for name in sizes if repr(name) in str(caught.value))
+        assert sizes[named][1] > 50
+        assert f"(height, width) = {sizes[named]} px" in str(caught.value)
+        del caught
+        assert not decoding_threads()
+
+
 class TestThreads:
     def test_stopping_early_leaves_no_threads(self, dataset: PreparedDataset) -> None:
         before = set(threading.enumerate())
@@ -169,6 +200,7 @@ class TestThreads:
     def test_a_program_that_ends_within_an_epoch_ends_quietly(self, dataset: PreparedDataset) -> None:
         code = f"""
 from dataflow.bridge import BatchLoader
+from dataflow.padding import PadToLargest, PadToSize
 from dataflow.prepared import PreparedDataset
 from dataflow.resize import ResizePolicy
 batches = iter(BatchLoader(PreparedDataset({str(dataset.path)!r}), "train", ResizePolicy(40, 60), 4, training=True))

@@ -1,8 +1,9 @@
 """The values of the bridge's batches: those of Hugging Face's own processor, for our datasets and for any other."""
 
 import io
-from collections.abc import Iterator
-from dataclasses import replace
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from dataflow.batches import Batch, normalise, targets_to_predictions
 from dataflow.boxes import xyxy_to_coco
 from dataflow.bridge import BatchLoader
 from dataflow.images import encode_png
+from dataflow.padding import PadToLargest, PadToSize
 from dataflow.prepared import PreparedDataset
 from dataflow.records import FramePair, ImageRecord
-from dataflow.resize import ResizePolicy
+from dataflow.resize import FixedSize, KeepSize, LongestEdge, Resize, ResizePolicy
 from tests.dataflow.detection_sets import (
     CocoLayout,
     NamelessLayout,
@@ -44,25 +46,37 @@ def loader(dataset: PreparedDataset, batch_size: int = 4, **options: Any) -> Bat
     return BatchLoader(dataset, "train", options.pop("policy", POLICY), batch_size, **options)
 
 
-def hugging_face(images: list[np.ndarray[Any, Any]], policy: ResizePolicy, backend: str) -> dict[str, torch.Tensor]:
+def in_their_words(policy: Resize) -> dict[str, Any]:
+    """The settings of `DetrImageProcessor` that ask for this policy."""
+    if isinstance(policy, LongestEdge):
+        return {"size": {"max_height": policy.longest_edge, "max_width": policy.longest_edge}}
+    return {"do_resize": False} if isinstance(policy, KeepSize) else {"size": asdict(policy)}
+
+
+def hugging_face(
+    images: list[np.ndarray[Any, Any]], settings: Mapping[str, Any], backend: str
+) -> dict[str, torch.Tensor]:
     """What `DetrImageProcessor` makes of decoded RGB images."""
     from transformers import DetrImageProcessor
     from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
     kind = DetrImageProcessor if backend == "torchvision" else DetrImageProcessorPil
-    size = {"shortest_edge": policy.shortest_edge, "longest_edge": policy.longest_edge}
-    found = kind(size=size)(images, return_tensors="pt")
+    found = kind(**settings)(images, return_tensors="pt")
     return {name: found[name] for name in ("pixel_values", "pixel_mask")}
 
 
-def assert_like_hugging_face(batch: Batch, decoded: list[np.ndarray[Any, Any]], policy: ResizePolicy) -> None:
+def assert_like_hugging_face(
+    batch: Batch, decoded: list[np.ndarray[Any, Any]], policy: Resize, **settings: Any
+) -> None:
+    settings |= in_their_words(policy)
     values = normalise(batch.pixel_values, batch.pixel_mask, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    same = hugging_face(decoded, policy, "torchvision")
+    same = hugging_face(decoded, settings, "torchvision")
+    assert values.dtype == torch.float32
     assert torch.equal(values, same["pixel_values"])
     assert torch.equal(batch.pixel_mask, same["pixel_mask"].bool())
     # Pillow rounds to 8 bits once more, between the horizontal and the vertical pass: two levels at most, and one
     # level is 1 / (255 * 0.224) = 0.0175 after normalisation.
-    pillow = hugging_face(decoded, policy, "pil")
+    pillow = hugging_face(decoded, settings, "pil")
     assert (values - pillow["pixel_values"]).abs().max() <= 2 * 0.0176
 
 
@@ -72,14 +86,47 @@ def decoded_upright(data: bytes) -> np.ndarray[Any, Any]:
 
 
 class TestValues:
-    @pytest.mark.parametrize("edges", [(40, 60), (64, 200), (20, 24)])
-    def test_batches_equal_hugging_face(self, dataset: PreparedDataset, edges: tuple[int, int]) -> None:
-        policy = ResizePolicy(*edges)
+    @pytest.mark.parametrize(
+        "policy",
+        [
+            *(ResizePolicy(*edges) for edges in [(40, 60), (64, 200), (20, 24)]),
+            *(FixedSize(*size) for size in [(48, 48), (30, 100)]),
+            *(LongestEdge(length) for length in [40, 77, 120]),
+            KeepSize(),
+        ],
+        ids=str,
+    )
+    def test_batches_equal_hugging_face(self, dataset: PreparedDataset, policy: Resize) -> None:
         images = {record.image_id: decoded_upright(record.image) for record in dataset.records("train")}
         for batch in loader(dataset, batch_size=9, policy=policy):
             assert batch.pixel_values.dtype == torch.uint8
             assert batch.pixel_values.is_contiguous(memory_format=torch.channels_last)
             assert_like_hugging_face(batch, [images[name] for name in batch.image_ids], policy)
+
+    def test_a_fixed_canvas_is_that_of_hugging_face(self, dataset: PreparedDataset) -> None:
+        images = {record.image_id: decoded_upright(record.image) for record in dataset.records("train")}
+        for batch in loader(dataset, batch_size=9, pad=PadToSize(60, 71)):
+            decoded = [images[name] for name in batch.image_ids]
+            assert_like_hugging_face(batch, decoded, POLICY, pad_size={"height": 60, "width": 71})
+
+    def test_a_canvas_of_whole_strides_is_that_of_hugging_face_with_more_padding(
+        self, dataset: PreparedDataset
+    ) -> None:
+        images = {record.image_id: decoded_upright(record.image) for record in dataset.records("train")}
+        plain = loader(dataset, batch_size=9)
+        for batch, needed in zip(loader(dataset, batch_size=9, pad=PadToLargest(multiple_of=32)), plain, strict=True):
+            height, width = needed.pixel_values.shape[-2:]
+            canvas = {"height": math.ceil(height / 32) * 32, "width": math.ceil(width / 32) * 32}
+            assert_like_hugging_face(batch, [images[name] for name in batch.image_ids], POLICY, pad_size=canvas)
+
+    def test_targets_depend_neither_on_the_size_nor_on_the_canvas(self, dataset: PreparedDataset) -> None:
+        expected = [target for batch in loader(dataset) for target in batch.targets]
+        for policy in (FixedSize(48, 30), LongestEdge(100), KeepSize()):
+            for pad in (PadToLargest(multiple_of=16), PadToSize(100, 100)):
+                found = [target for batch in loader(dataset, policy=policy, pad=pad) for target in batch.targets]
+                for theirs, ours in zip(found, expected, strict=True):
+                    assert torch.equal(theirs.boxes, ours.boxes)
+                    assert torch.equal(theirs.category_ids, ours.category_ids)
 
     def test_pictures_of_every_orientation_and_kind_equal_hugging_face(self, tmp_path: Path) -> None:
         records = [make_record(f"exif{i}", 50, 70, seed=i, orientation=i) for i in range(1, 9)]
@@ -110,13 +157,23 @@ class TestValues:
                 assert torch.equal(target.category_ids, labels["class_labels"])
             assert not torch.equal(canvas.expand_as(batch.sizes), batch.sizes)
 
-    @pytest.mark.parametrize(("edges", "batch_size"), [((40, 60), 1), ((40, 60), 5), ((17, 300), 8), ((500, 800), 3)])
-    def test_the_oracle_finds_every_box_again(
-        self, dataset: PreparedDataset, edges: tuple[int, int], batch_size: int
-    ) -> None:
+    @pytest.mark.parametrize(
+        ("policy", "batch_size"),
+        [
+            (ResizePolicy(40, 60), 1),
+            (ResizePolicy(40, 60), 5),
+            (ResizePolicy(17, 300), 8),
+            (ResizePolicy(500, 800), 3),
+            (FixedSize(64, 200), 4),
+            (LongestEdge(50), 5),
+            (KeepSize(), 3),
+        ],
+        ids=str,
+    )
+    def test_the_oracle_finds_every_box_again(self, dataset: PreparedDataset, policy: Resize, batch_size: int) -> None:
         records = {record.image_id: record for record in dataset.records("train")}
         found = 0
-        for batch in loader(dataset, batch_size=batch_size, policy=ResizePolicy(*edges)):
+        for batch in loader(dataset, batch_size=batch_size, policy=policy, pad=PadToLargest(multiple_of=7)):
             for predictions in targets_to_predictions(batch, "oracle"):
                 objects = records[predictions.image_id].objects
                 np.testing.assert_allclose(predictions.boxes, objects.boxes, atol=0.01)
@@ -203,11 +260,18 @@ class TestPhotographs:
         half = len(records) // 2
         return write_ours(tmp_path_factory.mktemp("coco") / "small" / "1.0.0", records, [half, len(records) - half])
 
-    @pytest.mark.parametrize(("edges", "limit"), [((480, 640), None), ((800, 1333), 16)])
-    def test_batches_equal_hugging_face(
-        self, photographs: PreparedDataset, edges: tuple[int, int], limit: int | None
-    ) -> None:
-        policy = ResizePolicy(*edges)
+    @pytest.mark.parametrize(
+        ("policy", "limit"),
+        [
+            (ResizePolicy(480, 640), None),
+            (ResizePolicy(800, 1333), 16),
+            (FixedSize(512, 512), 16),
+            (LongestEdge(600), 16),
+            (KeepSize(), 16),
+        ],
+        ids=str,
+    )
+    def test_batches_equal_hugging_face(self, photographs: PreparedDataset, policy: Resize, limit: int | None) -> None:
         images = {record.image_id: record.image for record in photographs.records("train")}
         grey = 0
         for batch in loader(photographs, batch_size=8, policy=policy, limit=limit):

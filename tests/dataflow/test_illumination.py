@@ -140,6 +140,13 @@ def test_channels_are_matched_each_on_its_own() -> None:
     assert found.offset == pytest.approx((5, 0, -8), abs=1)
 
 
+def test_channels_in_one_light_share_its_line() -> None:
+    before = exposed(scene(6), 1, 0, 3)
+    found = estimate_illumination(before, exposed(before, 1.12, -6, 3, 1))
+    assert len(set(found.gain)) == len(set(found.offset)) == 1
+    assert found.gain[0] == pytest.approx(1.12, abs=0.01)
+
+
 def shading(height: int, width: int) -> npt.NDArray[np.float64]:
     """Gains (H, W, 1) that fall smoothly by a fifth from one corner to the other."""
     rows, columns = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]

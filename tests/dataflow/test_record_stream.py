@@ -1,14 +1,19 @@
+"""What holds of every way of reading shards, and the same plan read either way."""
+
 import gc
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dataflow.errors import UsageError
 from dataflow.order import ReadPlan, Share, sequential_plan, shuffled_plan
+from dataflow.planned_reads import Plans
 from dataflow.prepared import Shard
-from dataflow.record_stream import Plans, read_in_order
+from dataflow.record_stream import read_in_order
+from dataflow.shards import FILE_FORMATS, FileFormat
 from dataflow.tfrecord import CorruptRecordError, write_record
 
 COUNTS = (5, 0, 9, 1, 12)
@@ -19,18 +24,36 @@ def payload(index: int) -> bytes:
     return f"example {index} ".encode() * (1 + index)
 
 
-@pytest.fixture
-def shards(tmp_path: Path) -> list[Shard]:
+def write_shards(directory: Path, file_format: FileFormat) -> list[Shard]:
+    """Shards of `COUNTS` examples."""
     found = []
     index = 0
-    for number, count in enumerate(COUNTS):
-        path = tmp_path / f"set-train.tfrecord-{number:05d}-of-{len(COUNTS):05d}"
-        with path.open("wb") as file:
-            for _ in range(count):
-                write_record(file, payload(index))
-                index += 1
-        found.append(Shard("train", number, path, count))
+    for number, length in enumerate(COUNTS):
+        path = directory / f"set-train.{file_format}-{number:05d}-of-{len(COUNTS):05d}"
+        write_examples(path, range(index, index + length))
+        index += length
+        found.append(Shard("train", number, path, length))
     return found
+
+
+def write_examples(path: Path, indices: range) -> None:
+    """A shard of these examples, in the format that its name says."""
+    if ".array_record" in path.name:
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        writer: Any = ArrayRecordWriter(str(path), "group_size:1")
+        for index in indices:
+            writer.write(payload(index))
+        writer.close()
+        return
+    with path.open("wb") as file:
+        for index in indices:
+            write_record(file, payload(index))
+
+
+@pytest.fixture(params=FILE_FORMATS)
+def shards(tmp_path: Path, request: pytest.FixtureRequest) -> list[Shard]:
+    return write_shards(tmp_path, request.param)
 
 
 def sequential(start: int = 0, share: Share = Share()) -> Plans:  # noqa: B008
@@ -70,10 +93,20 @@ def test_going_on_in_the_middle_gives_the_rest(shards: list[Shard], start: int) 
     assert list(read_in_order(shards, shuffled(10, start=start), 10)) == whole[start:]
 
 
-def test_many_epochs_go_through_several_pipelines(shards: list[Shard], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataflow.record_stream._STRETCH", 2 * TOTAL)
+def test_many_epochs_go_through_several_pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataflow.tfrecord_stream._STRETCH", 2 * TOTAL)
     plans = shuffled(10, epochs=7)
-    assert list(read_in_order(shards, plans, 10)) == expected(plans)
+    assert list(read_in_order(write_shards(tmp_path, "tfrecord"), plans, 10)) == expected(plans)
+
+
+def test_an_endless_plan_is_read_as_it_is_used(shards: list[Shard]) -> None:
+    def plans() -> Iterator[tuple[int, ReadPlan]]:
+        for epoch in count():
+            yield epoch, shuffled_plan(COUNTS, Share(), seed=5, epoch=epoch, window=10)
+
+    stream = read_in_order(shards, plans, 10)
+    assert list(islice(stream, 2 * TOTAL)) == expected(shuffled(10, epochs=2))
+    stream.close()
 
 
 def test_closing_ends_the_reading(shards: list[Shard]) -> None:
@@ -85,9 +118,7 @@ def test_closing_ends_the_reading(shards: list[Shard]) -> None:
 
 
 def test_a_shard_with_fewer_examples_than_said_is_named(shards: list[Shard]) -> None:
-    content = shards[2].path.read_bytes()
-    last = len(payload(13)) + 16
-    shards[2].path.write_bytes(content[:-last])  # Whole records only, so nothing in the file is damaged.
+    write_examples(shards[2].path, range(5, 13))
     for plans in (sequential(), shuffled(10)):
         with pytest.raises(CorruptRecordError, match="00002-of-00005 does not hold the 9 examples"):
             list(read_in_order(shards, plans, 10))
@@ -107,7 +138,8 @@ def test_a_missing_shard_is_named(shards: list[Shard]) -> None:
         list(read_in_order(shards, sequential(), 1))
 
 
-def test_other_formats_are_refused(tmp_path: Path) -> None:
-    shard = Shard("train", 0, tmp_path / "set-train.array_record-00000-of-00001", 3)
-    with pytest.raises(UsageError, match="no TFRecord file"):
+@pytest.mark.parametrize("suffix", ["riegeli", "parquet"])
+def test_other_formats_are_refused(tmp_path: Path, suffix: str) -> None:
+    shard = Shard("train", 0, tmp_path / f"set-train.{suffix}-00000-of-00001", 3)
+    with pytest.raises(UsageError, match="neither a TFRecord nor an ArrayRecord file"):
         next(read_in_order([shard], sequential(), 1))

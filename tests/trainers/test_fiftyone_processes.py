@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.request
 import uuid
+from functools import partial
 
 import pytest
 
@@ -89,7 +90,10 @@ def test_a_server_by_uri_and_the_app(samples, server, tmp_path):
     port = _free_port()
     url = f"http://127.0.0.1:{port}/datasets/{name}"
     opening = f"from trainers.fiftyone_store import launch\nlaunch({name!r}, port={port})\nprint('ended')"
-    with subprocess.Popen([sys.executable, "-c", opening], env=environment, stdout=subprocess.PIPE, text=True) as app:
+    # A shell that started the tests in the background has them ignore Ctrl-C, and so whatever they start.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    command = [sys.executable, "-c", opening]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heeding) as app:
         try:
             assert app.stdout.readline() == f"The App shows {name} at {url} (Ctrl-C ends it)\n"
             assert "FiftyOne" in _get(url)

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from dataflow.errors import UsageError
+from dataflow.padding import PadToSize
 from dataflow.records import Categories
+from dataflow.resize import FixedSize, KeepSize, LongestEdge, Resize
 from trainers.recipes import Recipe, dense_cnn_small, detr_r50, detr_small, find_recipe
 
 CATEGORIES = Categories(("person", "car", "dog"))
@@ -51,6 +53,20 @@ def test_settings_are_json_and_all_that_decides_a_run(recipe: Recipe):
         "shortest_edge": recipe.resize.shortest_edge,
         "longest_edge": recipe.resize.longest_edge,
     }
+
+
+def test_settings_tell_sizes_and_canvases_apart():
+    policies: list[Resize] = [detr_small().resize, FixedSize(416, 416), LongestEdge(416), KeepSize()]
+    settings = [replace(detr_small(), resize=policy, pad=PadToSize(416, 416)).settings() for policy in policies]
+    assert [each["resize"] for each in settings] == [
+        {"shortest_edge": 256, "longest_edge": 416},
+        {"height": 416, "width": 416},
+        {"longest_edge": 416},
+        {},
+    ]
+    assert settings[0]["pad"] == {"height": 416, "width": 416}
+    assert detr_small().settings()["pad"] == {"multiple_of": 1}
+    assert json.loads(json.dumps(settings)) == settings
 
 
 @pytest.mark.parametrize("recipe", [detr_small(), dense_cnn_small()], ids=lambda recipe: recipe.name)

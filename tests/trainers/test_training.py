@@ -17,9 +17,10 @@ from transformers import AutoImageProcessor, AutoModelForObjectDetection
 from dataflow.batches import Batch
 from dataflow.bridge import BatchLoader
 from dataflow.errors import UsageError
+from dataflow.padding import PadToLargest, PadToSize
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories
-from dataflow.resize import ResizePolicy
+from dataflow.resize import FixedSize, KeepSize, LongestEdge, Resize, ResizePolicy
 from dataflow.view import View
 from tests.trainers.small_sets import TWO_CLASSES, squares, write_dataset
 from trainers import training
@@ -205,6 +206,54 @@ def test_what_cannot_be_resumed_is_refused(finished: Path, dataset, tmp_path: Pa
         train(dataset, replace(TINY, learning_rate=0.1), finished, steps=9, resume=True)
     with pytest.raises(UsageError, match="split was train, now validation"):
         train(dataset, TINY, finished, split="validation", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("resize", "said"),
+    [
+        (ResizePolicy(32, 80), r"recipe\.resize\.longest_edge was 64, now 80;"),
+        (FixedSize(32, 64), r"recipe\.resize was \{'longest_edge': 64, .*\}, now \{'height': 32, 'width': 64\};"),
+        (LongestEdge(64), r"recipe\.resize was \{'longest_edge': 64, .*\}, now \{'longest_edge': 64\};"),
+        (KeepSize(), r"recipe\.resize was \{'longest_edge': 64, .*\}, now \{\};"),
+    ],
+    ids=str,
+)
+def test_a_run_is_not_resumed_with_another_resize_policy(finished: Path, dataset, resize: Resize, said: str):
+    with pytest.raises(UsageError, match=f"started differently: {said}"):
+        train(dataset, replace(TINY, resize=resize), finished, resume=True)
+
+
+def test_a_run_is_not_resumed_with_other_padding(finished: Path, dataset):
+    for pad, said in (
+        (PadToLargest(multiple_of=32), r"recipe\.pad\.multiple_of was 1, now 32;"),
+        (PadToSize(64, 64), r"recipe\.pad was \{'multiple_of': 1\}, now \{'height': 64, 'width': 64\};"),
+    ):
+        with pytest.raises(UsageError, match=f"started differently: {said}"):
+            train(dataset, replace(TINY, pad=pad), finished, resume=True)
+
+
+def test_a_run_from_before_padding_was_chosen_padded_to_the_largest(finished: Path, dataset, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    for name, parts in (("run.json", ("recipe", "pad")), ("preprocessor_config.json", ("shardbox_pad",))):
+        content = json.loads((run / name).read_text())
+        inner = content[parts[0]] if len(parts) == 2 else content
+        del inner[parts[-1]]
+        (run / name).write_text(json.dumps(content))
+    assert load_run(run).pad == PadToLargest()
+    assert train(dataset, TINY, run, resume=True).steps == 6
+    with pytest.raises(UsageError, match=r"recipe\.pad was \{'multiple_of': 1\}, now \{'height': 64, 'width': 64\};"):
+        train(dataset, replace(TINY, pad=PadToSize(64, 64)), run, resume=True)
+
+
+def test_a_run_trains_at_the_size_and_on_the_canvas_of_its_recipe(dataset, tmp_path: Path):
+    recipe = replace(TINY, resize=FixedSize(48, 40), pad=PadToSize(64, 64), steps=1)
+    train(dataset, recipe, tmp_path / "run")
+    assert train(dataset, recipe, tmp_path / "run", resume=True).seconds == 0
+    run = load_run(tmp_path / "run")
+    assert (run.resize, run.pad) == (recipe.resize, recipe.pad)
+    with pytest.raises(UsageError, match=r"\(48, 40\) px after resizing, its batch is padded to \(48, 32\)"):
+        train(dataset, replace(recipe, pad=PadToSize(48, 32)), tmp_path / "other")
 
 
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(finished: Path, dataset, tmp_path: Path):

@@ -9,7 +9,6 @@ import threading
 import time
 import urllib.request
 import uuid
-from functools import partial
 
 import pytest
 
@@ -89,11 +88,11 @@ def test_a_server_by_uri_and_the_app(samples, server, tmp_path):
     assert stored.stdout == "2\n"
     port = _free_port()
     url = f"http://127.0.0.1:{port}/datasets/{name}"
-    opening = f"from trainers.fiftyone_store import launch\nlaunch({name!r}, port={port})\nprint('ended')"
     # A shell that started the tests in the background has them ignore Ctrl-C, and so whatever they start.
-    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    command = [sys.executable, "-c", opening]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heeding) as app:
+    heeding = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    opening = f"from trainers.fiftyone_store import launch\nlaunch({name!r}, port={port})\nprint('ended')"
+    command = [sys.executable, "-c", heeding + opening]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as app:
         try:
             assert app.stdout.readline() == f"The App shows {name} at {url} (Ctrl-C ends it)\n"
             assert "FiftyOne" in _get(url)

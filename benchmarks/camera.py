@@ -91,7 +91,7 @@ def figures(run: Any, dataset: Any, align: str, out: Path) -> tuple[float, dict[
     from trainers.predictions import read_predictions, write_predictions
 
     view = replace(run.view, align=align)
-    loader = BatchLoader(dataset, "validation", run.resize, run.batch_size, training=False, view=view)
+    loader = BatchLoader(dataset, "validation", run.resize, run.batch_size, training=False, view=view, pad=run.pad)
     stream = (found for batch in loader for found in predict_batch(run, batch))
     with tempfile.TemporaryDirectory(dir=out) as folder:
         where = Path(folder) / "predictions"

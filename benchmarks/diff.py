@@ -6,7 +6,8 @@
 - floor: both frames of each pair decoded and an image of the output encoded, by our decoder and encoder; nothing else.
   Floor once: the same, but each frame of the sequence is decoded once.
 - shardbox: what a worker of `shardbox diff` does with the pairs that it has read, on pairs that share no frame, on a
-  sequence (in which they do), and on the sequence aligned by features.
+  sequence (in which they do), and on the sequence aligned by features. Moving: of the same scene seen by a camera that
+  moves (of frames made here only).
 - PIL, OpenCV, TF: pair by pair, as their users write it.
 
 All make |after - before| as JPEG of quality 95 without chroma subsampling, from frames i and i + 10 of a sequence: made
@@ -16,6 +17,7 @@ Ratios are of CPU time; wall time, frames decoded and the size of the output sta
 contender in a process of its own, after a few pairs that are not counted, in turns.
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -31,6 +33,7 @@ from measuring import in_turns, parser, report, run_here
 SIZE = (576, 768)
 GAP = 10
 WARM_UP = 5
+MOVING = "moving"
 Pair = tuple[bytes, bytes]
 P = TypeVar("P")
 
@@ -212,6 +215,8 @@ CONTENDERS: dict[str, Callable[[Sequence[Pair]], None]] = {
     "shardbox, nothing shared": lambda pairs: shardbox(unshared(pairs), "none"),
     "shardbox, sequence": lambda pairs: shardbox(pairs, "none"),
     "shardbox, sequence aligned": lambda pairs: shardbox(pairs, "features"),
+    "shardbox, moving": lambda pairs: shardbox(pairs, "none"),
+    "shardbox, moving aligned": lambda pairs: shardbox(pairs, "features"),
     "PIL": pil,
     "OpenCV": opencv,
     "TF": tensorflow,
@@ -222,33 +227,39 @@ def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--frames", type=int, default=200, help="frames that are made (default 200)")
     options.add_argument("--source", type=Path, help="the folder of a MOT scene to use instead of made frames")
-    options.add_argument("--shake", action="store_true", help="frames of a camera that moves")
+    options.add_argument("--shake", action="store_true", help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.one == "make":
         make_source(chosen.source, chosen.frames, chosen.shake)
         return
     if chosen.one:
-        CONTENDERS[chosen.one](read_pairs(chosen.source))
+        moving = chosen.source.with_name(MOVING) if MOVING in chosen.one else chosen.source
+        CONTENDERS[chosen.one](read_pairs(moving))
         return
     folder = Path(tempfile.mkdtemp(prefix="shardbox-bench-"))
     try:
         source = chosen.source or folder / "frames"
         if chosen.source is None:
             # In a process of its own: a child's peak memory begins with what its parent has.
-            script = [sys.executable, __file__, "--one", "make", "--source", str(source)]
-            shake = ["--shake"] if chosen.shake else []
-            subprocess.run([*script, "--frames", str(chosen.frames), *shake], check=True)
-        rows = in_turns(Path(__file__), list(CONTENDERS), chosen.rounds, ["--source", str(source)])
+            script = [sys.executable, __file__, "--one", "make", "--frames", str(chosen.frames), "--source"]
+            subprocess.run([*script, str(source)], check=True)
+            subprocess.run([*script, str(source.with_name(MOVING)), "--shake"], check=True)
+        contenders = [name for name in CONTENDERS if chosen.source is None or MOVING not in name]
+        rows = in_turns(Path(__file__), contenders, chosen.rounds, ["--source", str(source)])
     finally:
         shutil.rmtree(folder)
     cpu = {name: row["cpu_s"] for name, row in rows.items()}
     ours, sequence = cpu["shardbox, nothing shared"], cpu["shardbox, sequence"]
     decode = cpu["decoding"] / rows["decoding"]["frames"]
-    aligning = (cpu["shardbox, sequence aligned"] - sequence) / rows["shardbox, sequence"]["frames"]
+
+    def added(name: str) -> float:
+        return (cpu[f"{name} aligned"] - cpu[name]) / rows[name]["pairs"] / decode
+
+    aligned = {name: added(f"shardbox, {name}") for name in ("sequence", MOVING) if f"shardbox, {name}" in cpu}
     ratios = {
         "shardbox_vs_floor": ours / cpu["floor"],
         "shardbox_sequence_vs_floor_once": sequence / cpu["floor once"],
-        "aligning_a_frame_vs_decoding_it": aligning / decode,
+        **{f"aligning_a_pair_{name}_in_decodes": value for name, value in aligned.items()},
         **{f"{name}_vs_shardbox": cpu[name] / ours for name in ("PIL", "OpenCV", "TF")},
         **{f"{name}_vs_shardbox_sequence": cpu[name] / sequence for name in ("PIL", "OpenCV", "TF")},
         "decode_ms": 1000 * decode,

@@ -1,10 +1,11 @@
 """The bridge: prepared shards in, padded and masked torch batches out, at about the speed of decoding.
 
-    tf.data (encoded examples, in order) -> drafts -> threads (decode, resize, straight onto the canvas) -> Batch
+    tf.data or ArrayRecord (encoded examples, in order) -> drafts
+    -> threads (decode, resize, straight onto the canvas) -> Batch
 
-TensorFlow only reads. Decoding and resizing are native code that runs without Python's lock, in the loader's own
-threads, some batches ahead of the training step. Pixels stay uint8 until they are on the training device, where
-`dataflow.batches.normalise` makes floats of them.
+TensorFlow, where it is used, only reads. Decoding and resizing are native code that runs without Python's lock, in the
+loader's own threads, some batches ahead of the training step. Pixels stay uint8 until they are on the training device,
+where `dataflow.batches.normalise` makes floats of them.
 """
 
 import atexit
@@ -24,14 +25,16 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dataflow.batches import Batch
+from dataflow.boxes import Size
 from dataflow.buffers import ArrayRing
 from dataflow.drafts import Augmentation, Draft, ExampleReader
 from dataflow.errors import UsageError
 from dataflow.order import ReadPlan, Share, sequential_plan, shuffled_plan
+from dataflow.padding import TO_LARGEST, Padding
 from dataflow.pair_augmentation import PairAugmentation
 from dataflow.prepared import PreparedDataset
 from dataflow.record_stream import read_in_order
-from dataflow.resize import ResizePolicy
+from dataflow.resize import Resize
 from dataflow.view import Seen, View
 
 _WINDOW_BYTES = 128 << 20  # of encoded examples that are shuffled at a time
@@ -70,6 +73,11 @@ class BatchLoader(IterableDataset[Batch]):
     Ignore regions (crowds) are in no target. EXIF orientation is applied to our datasets, whose boxes are in the
     upright frame, and not to others, because TFDS and so the boxes of its datasets ignore it.
 
+    Pixels are bytes. Where floats are wanted, on a CPU too, `dataflow.batches.normalise(batch.pixel_values,
+    batch.pixel_mask, mean, std)` gives them as (B, C, H, W) float32, with the values of Hugging Face's processor.
+
+    An image that does not fit the canvas of `pad` ends the iteration with a `UsageError` that names it.
+
     Give it to a `DataLoader` with `batch_size=None` and no workers: it has threads of its own.
     """
 
@@ -77,10 +85,11 @@ class BatchLoader(IterableDataset[Batch]):
         self,
         dataset: PreparedDataset,
         split: str,
-        policy: ResizePolicy,
+        policy: Resize,
         batch_size: int,
         *,
         training: bool,
+        pad: Padding = TO_LARGEST,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -99,6 +108,7 @@ class BatchLoader(IterableDataset[Batch]):
             policy: to which size images are resized.
             batch_size: images per batch of this rank.
             training: shuffled and endless, or each image once in order.
+            pad: to which size the resized images of a batch are padded.
             seed: decides the order and the mirroring in training.
             rank: number of this process among `world_size`.
             world_size: number of processes that share the split.
@@ -129,6 +139,7 @@ class BatchLoader(IterableDataset[Batch]):
         self.split = dataset.check_split(split)
         self.view = view.settled(dataset)
         self.policy = policy
+        self.pad = pad
         self.batch_size = batch_size
         self.training = training
         self.seed = seed
@@ -191,7 +202,7 @@ class BatchLoader(IterableDataset[Batch]):
         ):
             while chunk := list(islice(examples, self.batch_size)):
                 drafts = [self._reader.draft(*divmod(ticket, total), payload) for ticket, payload in chunk]
-                pending.append(_Pending(pool, drafts, rings, self.view.channels))
+                pending.append(_Pending(pool, drafts, _canvas_size(drafts, self.pad), rings, self.view.channels))
                 if len(pending) > ahead:
                     yield self._finished(pending.popleft())
             while pending:
@@ -210,12 +221,16 @@ class _Pending:
     """A batch that is being drawn."""
 
     def __init__(
-        self, pool: ThreadPoolExecutor, drafts: list[Draft], rings: tuple[ArrayRing, ArrayRing], channels: int
+        self,
+        pool: ThreadPoolExecutor,
+        drafts: list[Draft],
+        canvas_size: Size,
+        rings: tuple[ArrayRing, ArrayRing],
+        channels: int,
     ) -> None:
         self._drafts = drafts
-        height, width = (max(draft.size[axis] for draft in drafts) for axis in (0, 1))
-        self._canvas = rings[0].take((len(drafts), height, width, channels), np.uint8)
-        self._mask = rings[1].take((len(drafts), height, width), np.bool_)
+        self._canvas = rings[0].take((len(drafts), *canvas_size, channels), np.uint8)
+        self._mask = rings[1].take((len(drafts), *canvas_size), np.bool_)
         self._drawn: list[Future[Seen]] = [
             pool.submit(draft.draw, self._canvas[i], self._mask[i]) for i, draft in enumerate(drafts)
         ]
@@ -237,6 +252,23 @@ class _Pending:
             original_sizes=torch.tensor([draft.original_size for draft in self._drafts]),
         )
         return batch, {draft.image_id: found.refused for draft, found in drafts if found.refused}
+
+
+def _canvas_size(drafts: Sequence[Draft], pad: Padding) -> Size:
+    """(height, width) px of the canvas that these are drawn onto.
+
+    Raises:
+        UsageError: an image is larger than the canvas.
+    """
+    canvas = pad.canvas_size([draft.size for draft in drafts])
+    for draft in drafts:
+        if draft.size[0] > canvas[0] or draft.size[1] > canvas[1]:
+            raise UsageError(
+                f"image {draft.image_id!r} ({draft.place}) has (height, width) = {draft.size} px after resizing, "
+                f"its batch is padded to {canvas}",
+                "pad to a larger size, or resize the images to a smaller one",
+            )
+    return canvas
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from dataflow.images import ImageError, RgbImage, decode_rgb
 from dataflow.pair_augmentation import PairAugmentation
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Objects
-from dataflow.resize import ResizePolicy
+from dataflow.resize import Resize
 from dataflow.schema import example_image_id, example_size, example_to_objects
 from dataflow.splits import unit_hash
 from dataflow.view import Homography, Seen, Show, View, augmented, sight_of
@@ -144,7 +144,7 @@ class ExampleReader:
     """
 
     def __init__(
-        self, dataset: PreparedDataset, split: str, policy: ResizePolicy, augmentation: Augmentation, view: View
+        self, dataset: PreparedDataset, split: str, policy: Resize, augmentation: Augmentation, view: View
     ) -> None:
         layout = dataset.layout
         self._sight = sight_of(view, layout.kind)

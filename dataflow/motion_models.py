@@ -4,6 +4,7 @@ Coordinates are continuous pixels as in `dataflow.boxes` (0 is the outer edge of
 the centre of the first pixel; `edge_to_centre` carries a matrix over for its calls, `centre_to_edge` back.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -46,7 +47,10 @@ class Motion:
 
 @dataclass(frozen=True)
 class _Matches:
-    """Matches `u` -> `v` (N, 2) centred and scaled, those that agree (N,), and how near positions are believed."""
+    """Matches `u` (N, 3, homogeneous) -> `v` (N, 2), centred and scaled.
+
+    Those that agree (N,), and how near positions are believed.
+    """
 
     u: Points
     v: Points
@@ -56,11 +60,11 @@ class _Matches:
 
 @dataclass(frozen=True)
 class _Fit:
-    """A model, its matrix, and the distances (N,) of the matches from it; all of scaled matches."""
+    """A model, its matrix, and the squared distances (N,) of the matches from it; all of scaled matches."""
 
     model: MotionModel
     matrix: Matrix
-    distances: npt.NDArray[np.float64]
+    squares: npt.NDArray[np.float64]
 
 
 def edge_to_centre(homography: Matrix) -> Matrix:
@@ -120,7 +124,7 @@ def fit_motion(model: MotionModel, source: Points, target: Points, weights: npt.
     to_unit, u, v = _in_unit(source, target)
     fitted = np.eye(3)
     for step in ("affine", model, model) if model == "homography" else (model,):
-        fitted = _step(step, u, v, weights, fitted)
+        fitted = _step(step, _homogeneous(u), v, weights, fitted)
     return _in_pixels(fitted, to_unit)
 
 
@@ -132,6 +136,12 @@ def _in_unit(source: Points, target: Points) -> tuple[Matrix, Points, Points]:
     return to_unit, (source - centre) / scale, (target - centre) / scale
 
 
+def _homogeneous(u: Points) -> Points:
+    padded = np.ones((len(u), 3))
+    padded[:, :2] = u
+    return padded
+
+
 def _in_pixels(fitted: Matrix, to_unit: Matrix) -> Matrix:
     in_pixels: Matrix = np.linalg.inv(to_unit) @ fitted @ to_unit
     in_pixels /= in_pixels[2, 2]
@@ -139,14 +149,16 @@ def _in_pixels(fitted: Matrix, to_unit: Matrix) -> Matrix:
 
 
 def _step(model: MotionModel, u: Points, v: Points, weights: npt.NDArray[np.float64], current: Matrix) -> Matrix:
-    """The weighted fit of a model to `u` -> `v` (N, 2); of the homography, a Gauss-Newton step on from `current`."""
+    """The weighted fit of a model to `u` (N, 3, homogeneous) -> `v` (N, 2).
+
+    Of the homography, a Gauss-Newton step on from `current`.
+    """
     fitted = np.eye(3)
     if model == "translation":
-        fitted[:2, 2] = weights @ (v - u) / weights.sum()
+        fitted[:2, 2] = weights @ (v - u[:, :2]) / weights.sum()
     elif model == "affine":
-        homogeneous = np.column_stack([u, np.ones(len(u))])
-        weighted = homogeneous.T * weights
-        fitted[:2] = np.linalg.solve(weighted @ homogeneous, weighted @ v).T
+        weighted = u.T * weights
+        fitted[:2] = np.linalg.solve(weighted @ u, weighted @ v).T
     elif model == "homography":
         jacobian, error = _linearise(u, v, current)
         weighted = (jacobian * weights[:, None, None]).reshape(-1, 8).T
@@ -158,19 +170,24 @@ def _step(model: MotionModel, u: Points, v: Points, weights: npt.NDArray[np.floa
 
 
 def _linearise(u: Points, v: Points, current: Matrix) -> tuple[npt.NDArray[np.float64], Points]:
-    """Derivatives (N, 2, 8) of the mapped points after a homography's entries, and what is left to explain (N, 2)."""
-    mapped = map_points(u, current)
-    homogeneous = np.column_stack([u, np.ones(len(u))]) / (u @ current[2, :2] + 1)[:, None]
+    """Derivatives (N, 2, 8) of the mapped points `u` (N, 3) after a homography's entries, and what is left (N, 2)."""
+    moved = u @ current.T
+    mapped, homogeneous = moved[:, :2] / moved[:, 2:], u / moved[:, 2:]
     jacobian = np.zeros((len(u), 2, 8))
     jacobian[:, 0, 0:3] = homogeneous
     jacobian[:, 1, 3:6] = homogeneous
-    jacobian[:, :, 6:8] = -mapped[:, :, None] * homogeneous[:, None, :2]
+    np.multiply(-mapped[:, :, None], homogeneous[:, None, :2], out=jacobian[:, :, 6:8])
     return jacobian, v - mapped
 
 
-def _distances(u: Points, v: Points, fitted: Matrix) -> npt.NDArray[np.float64]:
-    apart = map_points(u, fitted) - v
-    return np.asarray(np.hypot(apart[:, 0], apart[:, 1]), np.float64)
+def _squares(model: MotionModel, matches: _Matches, fitted: Matrix) -> npt.NDArray[np.float64]:
+    """Squared distances (N,) of matches from a movement."""
+    if model == "homography":
+        moved = matches.u @ fitted.T
+        apart = moved[:, :2] / moved[:, 2:] - matches.v
+    else:
+        apart = matches.u @ fitted[:2].T - matches.v
+    return np.asarray(np.vecdot(apart, apart), np.float64)
 
 
 def _settle(model: MotionModel, matches: _Matches, start: Matrix) -> tuple[_Fit, npt.NDArray[np.float64]]:
@@ -181,17 +198,17 @@ def _settle(model: MotionModel, matches: _Matches, start: Matrix) -> tuple[_Fit,
     weights, fitted = matches.inliers.astype(np.float64), start
     for _ in range(_ROUNDS):
         fitted = _step(model, matches.u, matches.v, weights, fitted)
-        distances = _distances(matches.u, matches.v, fitted)
-        noise = max(_spread(distances, matches.inliers), matches.position_noise / 2)
-        weights = np.square(np.maximum(1 - np.square(distances / (_TUKEY * noise)), 0))
-    return _Fit(model, fitted, distances), weights
+        squares = _squares(model, matches, fitted)
+        noise = max(_spread(squares, matches.inliers), matches.position_noise / 2)
+        weights = np.square(np.maximum(1 - squares / (_TUKEY * noise) ** 2, 0))
+    return _Fit(model, fitted, squares), weights
 
 
-def _spread(distances: npt.NDArray[np.float64], inliers: npt.NDArray[np.bool_]) -> float:
+def _spread(squares: npt.NDArray[np.float64], inliers: npt.NDArray[np.bool_]) -> float:
     """The standard deviation per coordinate that the consensus's upper median distance stands for."""
-    agreeing = distances[inliers]
+    agreeing = squares[inliers]
     middle = len(agreeing) // 2
-    return float(np.partition(agreeing, middle)[middle]) / _RAYLEIGH_MEDIAN
+    return math.sqrt(np.partition(agreeing, middle)[middle]) / _RAYLEIGH_MEDIAN
 
 
 def choose_motion(
@@ -206,15 +223,15 @@ def choose_motion(
     do not settle is passed over.
     """
     to_unit, u, v = _in_unit(source, target)
-    matches = _Matches(u, v, inliers, POSITION_NOISE * float(to_unit[0, 0]))
-    penalty = float(np.log(4 * len(source)))
+    matches = _Matches(_homogeneous(u), v, inliers, POSITION_NOISE * float(to_unit[0, 0]))
+    penalty = math.log(4 * len(source))
     weights = inliers.astype(np.float64)
     fits: list[_Fit] = []
     for model in (model for model in _LINEAR if model in models):
         try:
             if fits:
-                fitted = _step(model, u, v, weights, np.eye(3))
-                fits.append(_Fit(model, fitted, _distances(u, v, fitted)))
+                fitted = _step(model, matches.u, v, weights, np.eye(3))
+                fits.append(_Fit(model, fitted, _squares(model, matches, fitted)))
             else:
                 fit, weights = _settle(model, matches, np.eye(3))
                 fits.append(fit)
@@ -222,27 +239,26 @@ def choose_motion(
             continue
     if "homography" in models and fits[0].model == "affine":
         fits = _homography(matches, weights, fits[0], 2 * penalty) + fits
-    noise = max(_spread(fits[0].distances, inliers), matches.position_noise)
+    noise = max(_spread(fits[0].squares, inliers), matches.position_noise)
     costs = [_unexplained(fit, noise) + penalty * _PARAMETERS[fit.model] for fit in fits]
     best = fits[int(np.argmin(costs))]
-    agree = best.distances <= _TUKEY * noise
-    believed = best.distances[agree] / to_unit[0, 0]
-    residual = float(np.sqrt(np.mean(np.square(believed)))) if agree.any() else float("inf")
+    agree = best.squares <= (_TUKEY * noise) ** 2
+    residual = math.sqrt(best.squares[agree].mean()) / float(to_unit[0, 0]) if agree.any() else float("inf")
     homography = np.eye(3) if best.model == "identity" else _in_pixels(best.matrix, to_unit)
     return Motion(homography, best.model, residual, agree)
 
 
 def _unexplained(fit: _Fit, noise: float) -> float:
     """What a model leaves unexplained: the first term of GRIC."""
-    return float(np.minimum(np.square(fit.distances / noise), 4).sum())
+    return float(np.minimum(fit.squares / noise**2, 4).sum())
 
 
 def _homography(matches: _Matches, weights: npt.NDArray[np.float64], affine: _Fit, worth: float) -> list[_Fit]:
     """The homography, if already a first step to it from the affine movement explains more by `worth`."""
     try:
         matrix = _step("homography", matches.u, matches.v, weights, affine.matrix)
-        first = _Fit("homography", matrix, _distances(matches.u, matches.v, matrix))
-        noise = max(_spread(first.distances, matches.inliers), matches.position_noise)
+        first = _Fit("homography", matrix, _squares("homography", matches, matrix))
+        noise = max(_spread(first.squares, matches.inliers), matches.position_noise)
         if _unexplained(first, noise) + worth >= _unexplained(affine, noise):
             return []
         return [_settle("homography", matches, matrix)[0]]

@@ -1,35 +1,23 @@
-"""Encoded examples out of TFRecord shards, read by tf.data in the background and handed on in a planned order.
+"""Encoded examples out of shards, read in the background and handed on in a planned order: here the way is chosen.
 
-tf.data reads several places at once and stays a little ahead; nothing is parsed or decoded here. Every example comes
-with its *ticket*, `epoch * examples of the split + index in the split`. By it an endless stream over epochs is put in
-order, and a shard that holds less than its dataset says is noticed.
+TFRecord files are read from front to back by tf.data, ArrayRecord files at random and without TensorFlow. Either way
+nothing is parsed or decoded. Every example comes with its *ticket*, `epoch * examples of the split + index in the
+split`, by which an endless stream over epochs is told apart.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
-from itertools import islice
-from typing import Any
+from collections.abc import Generator
 
-import numpy as np
-
-from dataflow.errors import ShardboxError, UsageError
-from dataflow.order import MAX_LANES, ReadPlan
+from dataflow.array_records import read_array_records
+from dataflow.errors import UsageError
+from dataflow.planned_reads import Plans
 from dataflow.prepared import Shard
-from dataflow.tensorflow_runtime import load_tensorflow
-from dataflow.tfrecord import CorruptRecordError, read_records
-
-Plans = Callable[[], Iterable[tuple[int, ReadPlan]]]
-"""Epoch numbers and what to read in each; called each time reading starts, and gives the same each time."""
-
-_READERS = 4  # lanes that are read at the same moment
-_CHUNK = 8  # examples handed from TensorFlow to Python at once
-_READ_BUFFER = 1 << 20  # bytes per lane
-_STRETCH = 10_000  # examples read by one pipeline, or one epoch
+from dataflow.tfrecord_stream import read_tfrecords
 
 
 def read_in_order(shards: list[Shard], plans: Plans, window: int) -> Generator[tuple[int, bytes], None, None]:
     """(ticket, serialised example) of every planned visit, in order. Closing the iterator ends the reading.
 
-    About `window` examples are held in memory, encoded as they are.
+    The format of the shards decides how they are read, and nothing else: the same plans give the same examples.
 
     Args:
         shards: all shards of the split, in order.
@@ -37,118 +25,16 @@ def read_in_order(shards: list[Shard], plans: Plans, window: int) -> Generator[t
         window: how many examples the plans shuffle at a time.
 
     Raises:
-        UsageError: the shards are no TFRecord files.
+        UsageError: the shards are in a format that is not read, or one of them is missing.
         CorruptRecordError: a shard is damaged or holds fewer examples than its dataset says.
+        MissingExtraError: the shards are TFRecord files, and TensorFlow is not installed.
     """
+    if all(".array_record" in shard.path.name for shard in shards):
+        return read_array_records(shards, plans)
     for shard in shards:
         if ".tfrecord" not in shard.path.name:
-            raise UsageError(f"{shard.path} is no TFRecord file", "prepare the dataset in the format `tfrecord`")
-    total = sum(shard.count for shard in shards)
-    arriving = _read(shards, plans)
-    held: dict[int, bytes] = {}
-    try:
-        for epoch, plan in plans():
-            for count, ticket in enumerate((plan.visits + epoch * total).tolist()):
-                # One is taken in for each one handed on, so that a window fills up while the last one is used up.
-                held.update(islice(arriving, 1))
-                while ticket not in held:
-                    new = next(arriving, None)
-                    if new is None or len(held) > window + MAX_LANES:
-                        raise _missing_example(shards, ticket % total)
-                    held[new[0]] = new[1]
-                payload = held.pop(ticket)
-                if count >= plan.skip:
-                    yield ticket, payload
-    finally:
-        arriving.close()
-
-
-def _read(shards: list[Shard], plans: Plans) -> Generator[tuple[int, bytes], None, None]:
-    """(ticket, serialised example) in the order of reading: the lanes of each plan in turn, epoch after epoch."""
-    tf = load_tensorflow()
-    failure = tf.errors.OpError  # Looked up now: when the interpreter ends, the module may be gone before the iterator.
-    epochs = iter(plans())
-    try:
-        while stretch := _stretch(epochs):
-            for tickets, payloads in _pipeline(tf, shards, stretch):
-                yield from zip(tickets.numpy().tolist(), payloads.numpy().tolist(), strict=True)
-    except failure as error:
-        raise _read_error(shards, error.message) from error
-
-
-def _stretch(epochs: Iterator[tuple[int, ReadPlan]]) -> list[tuple[int, ReadPlan]]:
-    """The next epochs that one pipeline reads: setting one up costs as much as decoding a hundred images.
-
-    (A pipeline that fetches its epochs from a Python generator would be set up once for all. But where Python is 3.11
-    such a pipeline makes glibc unmap and map anew every array of more than 128 KiB in the process, which costs as much
-    as a quarter of the decoding.)
-    """
-    stretch: list[tuple[int, ReadPlan]] = []
-    length = 0
-    while length < _STRETCH and (new := next(epochs, None)):
-        stretch.append(new)
-        length += len(new[1].visits)
-    return stretch
-
-
-def _pipeline(tf: Any, shards: list[Shard], stretch: list[tuple[int, ReadPlan]]) -> Any:
-    """A tf.data pipeline of (tickets (n,) int64, serialised examples (n,) string) chunks."""
-    paths = tf.constant([str(shard.path) for shard in shards])
-
-    def read_run(run: Any) -> Any:
-        shard, first, length, ticket = run[0], run[1], run[2], run[3]
-        records = tf.data.TFRecordDataset(tf.gather(paths, shard), buffer_size=_READ_BUFFER)
-        tickets = tf.data.Dataset.range(ticket, ticket + length)
-        return tf.data.Dataset.zip((tickets, records.skip(first).take(length)))
-
-    def read_lane(runs: Any) -> Any:
-        return tf.data.Dataset.from_tensor_slices(runs).flat_map(read_run)
-
-    def read_epoch(lanes: Any) -> Any:
-        return tf.data.Dataset.from_tensor_slices(lanes).interleave(
-            read_lane, cycle_length=MAX_LANES, block_length=1, num_parallel_calls=_READERS, deterministic=True
-        )
-
-    options = tf.data.Options()
-    options.deterministic = True
-    options.autotune.enabled = False  # There is nothing to tune: all numbers are given.
-    dataset = tf.data.Dataset.from_tensor_slices(_to_table(shards, stretch)).flat_map(read_epoch)
-    return dataset.batch(_CHUNK).prefetch(2).with_options(options)
-
-
-def _to_table(shards: list[Shard], stretch: list[tuple[int, ReadPlan]]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """(epochs, lanes, runs, 4) int64: shard, first example, length, ticket of the first; padded with empty runs."""
-    offsets = np.cumsum([0] + [shard.count for shard in shards])
-    lanes = max(len(plan.lanes) for _, plan in stretch)
-    runs = max((len(lane) for _, plan in stretch for lane in plan.lanes), default=0)
-    table = np.zeros((len(stretch), lanes, runs, 4), np.int64)
-    for (epoch, plan), rows in zip(stretch, table, strict=True):
-        for lane, row in zip(plan.lanes, rows, strict=False):
-            for run, cell in zip(lane, row, strict=False):
-                cell[:] = (*run, epoch * offsets[-1] + offsets[run.shard] + run.first)
-    return table
-
-
-def _read_error(shards: list[Shard], message: str) -> ShardboxError:
-    """What TensorFlow could not read. It does not always say where, so the shards are looked through for damage."""
-    for shard in shards:
-        try:
-            with shard.path.open("rb") as file:
-                for _ in read_records(file, str(shard.path)):
-                    pass
-        except OSError as error:
-            return UsageError(f"{shard.path} cannot be read: {error.strerror}", "put the shard back, or prepare again")
-        except CorruptRecordError as error:
-            return error
-    return ShardboxError(f"{shards[0].path.parent} cannot be read: {message}", "prepare the dataset again")
-
-
-def _missing_example(shards: list[Shard], index: int) -> CorruptRecordError:
-    for shard in shards:
-        if index < shard.count:
-            return CorruptRecordError(
-                f"{shard.path} does not hold the {shard.count} examples that its dataset_info.json says",
-                "prepare the dataset again",
+            raise UsageError(
+                f"{shard.path} is neither a TFRecord nor an ArrayRecord file",
+                "prepare the dataset in the format `tfrecord` or `array_record`",
             )
-        index -= shard.count
-    raise AssertionError(f"no shard holds example {index}")
+    return read_tfrecords(shards, plans, window)

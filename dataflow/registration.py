@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataflow.boxes import Size
-from dataflow.camera_motion import Mask, warp
+from dataflow.camera_motion import Mask, draw_moved, warp
 from dataflow.errors import ShardboxError, UsageError
 from dataflow.images import RgbImage
 from dataflow.motion_models import (
@@ -24,6 +25,7 @@ from dataflow.motion_models import (
     map_points,
     rescale_motion,
 )
+from dataflow.quarter_shifts import quarter_shifts
 
 Method = Literal["none", "phase", "features", "ecc"]
 Grey = npt.NDArray[np.uint8]
@@ -31,7 +33,7 @@ Grey = npt.NDArray[np.uint8]
 # The longer side frames are worked on: half of 768 pixels.
 _WORKING_SIDE = 384
 _SMALLEST_SIDE = 16
-_CORNERS = 150
+_CORNERS = 120
 _WINDOW = (9, 9)
 _LEVELS = 3
 # Frames reduced by more than this are followed again at full size, with a window that sees as much.
@@ -43,6 +45,9 @@ _SETTLED = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)
 _CONSENSUS_DISTANCE = 1.5
 _FEWEST_MATCHES = 12
 _SMALLEST_CONSENSUS = 0.3
+# A camera stood still where no quarter of the frame moved by this (pixels of the full frame); half of the least
+# movement that matters, and above what is measured on PETS, where nothing moves: 0.09.
+_STILL = 0.1
 # Below this root mean square (grey levels), what remains of a frame without its slow changes is noise.
 _LEAST_DETAIL = 1.0
 _EQUAL_LEVELS = 2.0
@@ -64,7 +69,7 @@ class Alignment:
     correlation of the detail of the aligned frames over their textured parts, whatever the method (1 for method
     `none`, which claims nothing, and for equal frames; 0.5 where there is no detail to tell by). `residual`: root mean
     square distance in pixels of the full frame from the movement, of the matched corners that agree with it (methods
-    `features` and `ecc`) or of the shifts of the quarters of the frame (`phase`).
+    `features` and `ecc`), or of the shifts of the quarters of the frame (`phase`, and where the camera stood still).
     """
 
     homography: Matrix
@@ -77,8 +82,7 @@ class Alignment:
 class _Pair:
     """Both frames in grey, at three sizes.
 
-    At full size as given; at working size, the after frame's brightness brought to the before frame's; and their
-    detail (float32) at half the working size.
+    At full size as given; at working size; and their detail (float32) at half the working size.
     """
 
     full_before: Grey
@@ -87,6 +91,11 @@ class _Pair:
     after: Grey
     detail_before: npt.NDArray[np.float32]
     detail_after: npt.NDArray[np.float32]
+
+    @cached_property
+    def bright_after(self) -> Grey:
+        """The after frame at working size, its brightness brought to the before frame's."""
+        return _as_bright(self.after, self.before)
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -107,8 +116,9 @@ class _Pair:
 def align(before: RgbImage, after: RgbImage, method: Method = "features") -> Alignment:
     """The movement of the camera from `before` to `after`, both (H, W, 3) or grey (H, W) uint8 of one size.
 
-    `features`: corners (Shi and Tomasi 1994) followed by pyramidal Lucas-Kanade (Bouguet 2000), a consensus by RANSAC
-    (Fischler and Bolles 1981), the model by `choose_motion`. `ecc`: the same, refined by maximising the enhanced
+    `features`: the identity where no quarter of the frame moved, else corners (Shi and Tomasi 1994) followed by
+    pyramidal Lucas-Kanade (Bouguet 2000), a consensus by RANSAC (Fischler and Bolles 1981), the model by
+    `choose_motion`. `ecc`: the same, refined by maximising the enhanced
     correlation coefficient (Evangelidis and Psarakis 2008) over the pixels that agree.
     `phase`: phase correlation, for pure shifts. `none`: the identity, unseen.
 
@@ -178,7 +188,7 @@ def _prepare(before: Grey, after: Grey) -> _Pair | Alignment:
             return Alignment(np.eye(3), "identity", _UNVERIFIED_SCORE, 0.0)
         what = f"frames of {width}x{height} are too small" if tiny else "there is too little texture"
         raise AlignmentError(f"{what} to align by, and they differ", _REMEDY)
-    return _Pair(before, after, small_before, _as_bright(small_after, small_before), *details)
+    return _Pair(before, after, small_before, small_after, *details)
 
 
 def _as_bright(frame: Grey, reference: Grey) -> Grey:
@@ -192,6 +202,13 @@ def _as_bright(frame: Grey, reference: Grey) -> Grey:
 
 
 def _by_features(pair: _Pair) -> Motion:
+    shifts = quarter_shifts(pair.detail_before, pair.detail_after)
+    if shifts is not None:
+        height, width = pair.detail_before.shape
+        full = shifts * (pair.full_before.shape[1] / width, pair.full_before.shape[0] / height)
+        apart = np.linalg.norm(full, axis=1)
+        if apart.max() < _STILL:
+            return Motion(np.eye(3), "identity", float(np.sqrt(np.mean(apart**2))), np.ones(len(apart), np.bool_))
     source, target = _matches(pair)
     if len(source) < _FEWEST_MATCHES:
         raise AlignmentError(f"only {len(source)} corners were found in both frames", _REMEDY)
@@ -240,7 +257,7 @@ def _matches(pair: _Pair) -> tuple[Points, Points]:
     scale = np.array([pair.before.shape[1] / width, pair.before.shape[0] / height])
     corners = ((corners + 0.5) * scale - 0.5).astype(np.float32)
     followed, found, _ = cv2.calcOpticalFlowPyrLK(
-        pair.before, pair.after, corners, None, winSize=_WINDOW, maxLevel=_LEVELS, criteria=_SETTLED
+        pair.before, pair.bright_after, corners, None, winSize=_WINDOW, maxLevel=_LEVELS, criteria=_SETTLED
     )
     kept = found.ravel() == 1
     return corners.reshape(-1, 2)[kept].astype(np.float64), followed.reshape(-1, 2)[kept].astype(np.float64)
@@ -264,12 +281,12 @@ def _consensus(source: Points, target: Points) -> npt.NDArray[np.bool_]:
 
 def _by_phase(pair: _Pair) -> Motion:
     """Shifts of the whole frame and of its quarters by phase correlation; the quarters tell whether it moved at all."""
-    whole = _shift(pair.before, pair.after)
+    whole = _shift(pair.before, pair.bright_after)
     height, width = pair.before.shape
     halves = [(slice(0, n // 2), slice(n - n // 2, n)) for n in (height, width)]
     parts = [(rows, columns) for rows in halves[0] for columns in halves[1]]
     centres = np.array([[(c.start + c.stop) / 2, (r.start + r.stop) / 2] for r, c in parts])
-    shifts = np.array([_shift(pair.before[part], pair.after[part]) for part in parts])
+    shifts = np.array([_shift(pair.before[part], pair.bright_after[part]) for part in parts])
     scale = np.array(pair.scale)
     agree = np.ones(len(parts), np.bool_)
     chosen = choose_motion(centres * scale, (centres + shifts) * scale, agree, ("identity", "translation"))
@@ -308,14 +325,14 @@ def _by_ecc(pair: _Pair) -> Motion:
     projective = start.model == "homography"
     drawn, shown = warp(pair.before, centre_to_edge(first.astype(np.float64)), pair.before.shape)
     # What moved on its own, or has no counterpart, must not pull.
-    apart = cv2.absdiff(drawn, pair.after)
+    apart = cv2.absdiff(drawn, pair.bright_after)
     noise = 1.4826 * float(np.median(apart[shown])) if shown.any() else 0.0
     mask = (shown & (apart <= 4 * max(noise, 2.0))).astype(np.uint8)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-5)
     # Unblurred (the last argument): with OpenCV's blur of 5 the error on PETS was four times as large.
     try:
         _, refined = cv2.findTransformECC(
-            pair.before, pair.after, first if projective else first[:2], kinds[start.model], criteria, mask, 1
+            pair.before, pair.bright_after, first if projective else first[:2], kinds[start.model], criteria, mask, 1
         )
     except cv2.error:
         return start
@@ -357,12 +374,14 @@ def _score(pair: _Pair, homography: Matrix) -> float:
     reduced = rescale_motion(homography, width / pair.full_before.shape[1], height / pair.full_before.shape[0])
     first, second = pair.detail_before, pair.detail_after
     if not np.array_equal(reduced, np.eye(3)):
-        first, shown = warp(first, reduced, (height, width))
-        first, second = first * shown, second * shown
+        # A pixel that takes but a thousandth from beyond the border is known by it.
+        first = draw_moved(first, reduced, (height, width), beyond=1e6)
+        shown = cv2.compare(first, 512.0, cv2.CMP_LT)
+        first, second = (cv2.copyTo(values, shown) for values in (first, second))
     blocks = (max(1, width // 12), max(1, height // 12))
     product, power_first, power_second = (
         cv2.resize(values, blocks, interpolation=cv2.INTER_AREA)
-        for values in (first * second, np.square(first), np.square(second))
+        for values in (cv2.multiply(first, second), cv2.multiply(first, first), cv2.multiply(second, second))
     )
     textured = np.maximum(power_first, power_second) > 4 * _LEAST_DETAIL**2
     if not textured.any():

@@ -1,6 +1,7 @@
 """Masks of valid pixels as PNG: 255 where a pixel of the after frame has a counterpart in the before frame, else 0."""
 
 import struct
+import zlib
 from functools import lru_cache
 
 import cv2
@@ -15,19 +16,12 @@ Mask = npt.NDArray[np.bool_]
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Width, height, bits, colour type (0: grey) at the head of every PNG (ISO/IEC 15948, 11.2.2).
 _HEADER = struct.Struct(">8x4x4sIIBB")
-# Long runs of equal pixels are all there is: so the file is less than half of the usual, in a quarter of the time.
-_OPTIONS = [
-    cv2.IMWRITE_PNG_COMPRESSION,
-    1,
-    cv2.IMWRITE_PNG_STRATEGY,
-    cv2.IMWRITE_PNG_STRATEGY_RLE,
-    cv2.IMWRITE_PNG_FILTER,
-    cv2.IMWRITE_PNG_FILTER_NONE,
-]
+# Depths that masks have; earlier versions wrote 8 bits.
+_DEPTHS = (1, 8)
 
 
 def encode_mask(valid: Mask) -> bytes:
-    """A mask (H, W) bool as a grey PNG of 8 bits."""
+    """A mask (H, W) bool as a grey PNG of one bit; readers of 8 bits make 0 and 255 of it."""
     if valid.all():
         return whole_mask((valid.shape[0], valid.shape[1]))
     return _encode(valid)
@@ -54,15 +48,22 @@ def decode_mask(png: bytes, size: Size) -> Mask:
 
 
 def mask_size(png: bytes) -> Size | None:
-    """(height, width) of a PNG of 8 bits grey, read from its header; None of anything else."""
+    """(height, width) of a grey PNG of 1 or 8 bits, read from its header; None of anything else."""
     if len(png) < _HEADER.size or not png.startswith(_SIGNATURE):
         return None
     chunk, width, height, bits, colour = _HEADER.unpack_from(png)
-    return (height, width) if (chunk, bits, colour) == (b"IHDR", 8, 0) else None
+    return (height, width) if chunk == b"IHDR" and bits in _DEPTHS and colour == 0 else None
 
 
 def _encode(valid: Mask) -> bytes:
-    pixels = np.ascontiguousarray(valid, np.bool_).view(np.uint8) * np.uint8(255)
-    ok, data = cv2.imencode(".png", pixels, _OPTIONS)
-    assert ok
-    return bytes(data)
+    """A file of three chunks; an eighth of the bytes are compressed in an eighth of the time of OpenCV's 8 bits."""
+    height, width = valid.shape
+    # Every row begins with its filter: 0, none.
+    rows = np.zeros((height, 1 + (width + 7) // 8), np.uint8)
+    rows[:, 1:] = np.packbits(valid, axis=1)
+    head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return _SIGNATURE + _chunk(b"IHDR", head) + _chunk(b"IDAT", zlib.compress(rows.tobytes(), 1)) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -70,7 +70,7 @@ def predict(
     if size < 1:
         raise UsageError(f"a batch size of {size}", "give a positive number")
     loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    loader = BatchLoader(dataset, split, loaded.resize, size, training=False, view=loaded.view)
+    loader = BatchLoader(dataset, split, loaded.resize, size, training=False, pad=loaded.pad, view=loaded.view)
     start = time.monotonic()
 
     def stream() -> Iterator[Predictions]:

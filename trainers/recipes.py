@@ -11,10 +11,11 @@ from typing import Any, Literal, Protocol
 from transformers import PreTrainedModel
 
 from dataflow.errors import UsageError
+from dataflow.padding import TO_LARGEST, Padding
 from dataflow.pair_augmentation import PairAugmentation
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories
-from dataflow.resize import ResizePolicy
+from dataflow.resize import Resize, ResizePolicy
 from dataflow.view import View
 from trainers.checkpoints import LoadReport
 from trainers.dense import build_dense
@@ -46,7 +47,7 @@ class Recipe:
     name: str
     build: Builder
     """Makes the model."""
-    resize: ResizePolicy
+    resize: Resize
     batch_size: int
     """Images a step."""
     steps: int
@@ -66,6 +67,8 @@ class Recipe:
     """Subtracted from pixel values in [0, 1] ..."""
     std: Channels = IMAGENET_STD
     """... which are then divided by this."""
+    pad: Padding = TO_LARGEST
+    """To which size the images of a batch are padded."""
     flip: float = 0.5
     """Share of training images that are mirrored left to right."""
     view: View = View()

@@ -8,15 +8,15 @@
 | `config.json`, `model.safetensors`, `preprocessor_config.json` | the trained model, once training is finished |
 
 The model loads with `AutoModelForObjectDetection.from_pretrained` and `AutoImageProcessor.from_pretrained`. Resizing,
-normalisation and how a pair is looked at are kept in `preprocessor_config.json` alone, and read back from there to
-predict.
+normalisation, padding and how a pair is looked at are kept in `preprocessor_config.json` alone, and read back from
+there to predict.
 """
 
 import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ import transformers
 from transformers import AutoImageProcessor, DetrImageProcessor, PreTrainedModel
 
 from dataflow.errors import UsageError
+from dataflow.padding import TO_LARGEST, Padding, PadToLargest, PadToSize
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories
-from dataflow.resize import ResizePolicy
+from dataflow.resize import FixedSize, KeepSize, LongestEdge, Resize, ResizePolicy
 from dataflow.view import View
 from trainers.checkpoints import class_names, quiet_transformers
 from trainers.detectors import load_trained
@@ -113,14 +114,53 @@ def last_checkpoint(run: Path) -> tuple[Path, int] | None:
 def image_processor(recipe: Recipe) -> DetrImageProcessor:
     """The processor that does, image by image, what our batches do: resize, normalise, pad.
 
-    How a detector's images are made of a pair is kept beside it, as `shardbox_view`.
+    What it knows nothing of is kept beside it: how a detector's images are made of a pair, as `shardbox_view`, and
+    padding to a multiple, as `shardbox_pad`.
     """
     return DetrImageProcessor(
-        size={"shortest_edge": recipe.resize.shortest_edge, "longest_edge": recipe.resize.longest_edge},
+        **_resize_settings(recipe.resize),
+        **_pad_settings(recipe.pad),
         image_mean=list(recipe.mean),
         image_std=list(recipe.std),
         shardbox_view=recipe.view.to_json(),
     )
+
+
+def _resize_settings(resize: Resize) -> dict[str, Any]:
+    """A resize policy in the keys of `DetrImageProcessor`."""
+    match resize:
+        case KeepSize():
+            return {"do_resize": False}
+        case LongestEdge(edge):
+            return {"size": {"max_height": edge, "max_width": edge}}
+        case ResizePolicy() | FixedSize():
+            return {"size": asdict(resize)}
+
+
+def _resize_of(processor: DetrImageProcessor, path: Path) -> Resize:
+    """The policy that `_resize_settings` wrote."""
+    if not processor.do_resize:
+        return KeepSize()
+    match size := dict(processor.size):
+        case {"shortest_edge": shortest, "longest_edge": longest}:
+            return ResizePolicy(shortest, longest)
+        case {"max_height": height, "max_width": width} if height == width:
+            return LongestEdge(height)
+        case {"height": height, "width": width}:
+            return FixedSize(height, width)
+    raise UsageError(f"{path}: preprocessor_config.json has the size {size}", "train again into another directory")
+
+
+def _pad_settings(pad: Padding) -> dict[str, Any]:
+    """A padding in the keys of `DetrImageProcessor` where it has them."""
+    return {"pad_size": asdict(pad)} if isinstance(pad, PadToSize) else {"shardbox_pad": asdict(pad)}
+
+
+def _pad_of(processor: DetrImageProcessor) -> Padding:
+    """The padding that `_pad_settings` wrote; runs from before there was a choice have none."""
+    if processor.pad_size is not None:
+        return PadToSize(**dict(processor.pad_size))
+    return PadToLargest(**getattr(processor, "shardbox_pad", asdict(TO_LARGEST)))
 
 
 def save_model(run: Path, model: PreTrainedModel, processor: DetrImageProcessor) -> None:
@@ -148,7 +188,8 @@ class Run:
     run_id: str
     model: PreTrainedModel
     categories: Categories
-    resize: ResizePolicy
+    resize: Resize
+    pad: Padding
     mean: Channels
     std: Channels
     view: View
@@ -210,7 +251,8 @@ def load_run(path: str | Path) -> Run:
         run_id=str(description["run_id"]),
         model=model,
         categories=categories,
-        resize=ResizePolicy(int(processor.size["shortest_edge"]), int(processor.size["longest_edge"])),
+        resize=_resize_of(processor, path),
+        pad=_pad_of(processor),
         mean=tuple(processor.image_mean),
         std=tuple(processor.image_std),
         view=View(**processor.shardbox_view),

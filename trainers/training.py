@@ -4,7 +4,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, TrainerState, TrainingArguments, set_s
 
 from dataflow.bridge import BatchLoader
 from dataflow.errors import UsageError
+from dataflow.padding import TO_LARGEST
 from dataflow.prepared import PreparedDataset
 from dataflow.view import View
 from trainers.checkpoints import LoadReport, quiet_transformers
@@ -172,6 +173,7 @@ def _resumed(out: Path, plan: _Plan, dataset: PreparedDataset) -> _Plan:
         UsageError: the run in `out` was started with other settings or on other data.
     """
     before = read_description(out)
+    before["recipe"].setdefault("pad", asdict(TO_LARGEST))  # Runs from before there was a choice.
     now = describe_run(
         dataset,
         plan.recipe,
@@ -193,8 +195,10 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
     """What differs between two descriptions. Another version of a library may go on with a run; `run_id` tells."""
     found: list[str] = []
     for key in sorted(set(before) & set(now) - {"run_id", "versions"}):
-        if isinstance(before[key], Mapping) and isinstance(now[key], Mapping):
-            found += _differences(before[key], now[key], f"{key}.")
+        # One resize policy may have some of the names of another. Values of two kinds are compared as a whole.
+        alike = isinstance(before[key], Mapping) and isinstance(now[key], Mapping)
+        if alike and (not prefix or before[key].keys() == now[key].keys()):
+            found += _differences(before[key], now[key], f"{prefix}{key}.")
         elif before[key] != now[key]:
             found.append(f"{prefix}{key} was {before[key]}, now {now[key]}")
     return found
@@ -254,6 +258,7 @@ def _trained(
         recipe.resize,
         recipe.batch_size,
         training=True,
+        pad=recipe.pad,
         seed=plan.seed,
         rank=arguments.process_index,
         world_size=arguments.world_size,

@@ -212,11 +212,17 @@ def test_what_cannot_be_resumed_is_refused(finished: Path, dataset, tmp_path: Pa
     ("resize", "said"),
     [
         (ResizePolicy(32, 80), r"recipe\.resize\.longest_edge was 64, now 80;"),
-        (FixedSize(32, 64), r"recipe\.resize was \{'longest_edge': 64, .*\}, now \{'height': 32, 'width': 64\};"),
-        (LongestEdge(64), r"recipe\.resize was \{'longest_edge': 64, .*\}, now \{'longest_edge': 64\};"),
-        (KeepSize(), r"recipe\.resize was \{'longest_edge': 64, .*\}, now \{\};"),
+        (
+            FixedSize(32, 64),
+            r"recipe\.resize was \{'shortest_edge': 32, 'longest_edge': 64\}, now \{'height': 32, 'width': 64\};",
+        ),
+        (
+            LongestEdge(64),
+            r"recipe\.resize was \{'shortest_edge': 32, 'longest_edge': 64\}, now \{'longest_edge': 64\};",
+        ),
+        (KeepSize(), r"recipe\.resize was \{'shortest_edge': 32, 'longest_edge': 64\}, now \{\};"),
     ],
-    ids=str,
+    ids=["another edge", "fixed", "longest edge", "as they are"],
 )
 def test_a_run_is_not_resumed_with_another_resize_policy(finished: Path, dataset, resize: Resize, said: str):
     with pytest.raises(UsageError, match=f"started differently: {said}"):

@@ -168,7 +168,7 @@ class BatchLoader(IterableDataset[Batch]):
             raise TypeError("a training loader is endless: give the number of steps instead")
         return max(0, math.ceil(self.examples_per_epoch / self.batch_size) - self.start_step)
 
-    def _plans(self) -> Iterator[tuple[int, ReadPlan]]:
+    def plans(self) -> Iterator[tuple[int, ReadPlan]]:
         """Epoch by epoch what this rank reads, from the start step on."""
         epoch, start = divmod(self.start_step * self.batch_size, max(self.examples_per_epoch, 1))
         if not self.training:
@@ -197,7 +197,7 @@ class BatchLoader(IterableDataset[Batch]):
         rings = ArrayRing(), ArrayRing()
         pending: deque[_Pending] = deque()
         with (
-            closing(read_in_order(shards, self._plans, self._window)) as examples,
+            closing(read_in_order(shards, self.plans, self._window)) as examples,
             _decoding_threads(self.threads) as pool,
         ):
             while chunk := list(islice(examples, self.batch_size)):

@@ -103,6 +103,11 @@ def shuffled_plan(
     )
 
 
+def times_visited(visits: Sequence[Indices], total: int) -> Indices:
+    """How often each of `total` examples comes among all of `visits`; (total,) int64, longer where one is beyond."""
+    return np.bincount(np.concatenate([_NONE, *visits]), minlength=total)
+
+
 def _whole(counts: Sequence[int], shards: Sequence[int]) -> Runs:
     """All examples of these shards."""
     return tuple(Run(shard, 0, counts[shard]) for shard in shards if counts[shard])

@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     about_data = (_add_ingest, _add_diff, _add_export, _add_diff_datasets)
-    for add in (*about_data, _add_train, _add_predict, _add_evaluate, _add_browse, _add_demo):
+    for add in (*about_data, _add_verify_loader, _add_train, _add_predict, _add_evaluate, _add_browse, _add_demo):
         add(commands)
     return parser
 
@@ -223,6 +223,17 @@ def _add_diff_datasets(commands: Any) -> None:
     parser.add_argument("other", type=Path, metavar="OTHER", help="prepared dataset to compare it with")
 
 
+def _add_verify_loader(commands: Any) -> None:
+    parser = _add(commands, "verify-loader", "Prove on a dataset what the loader promises", "prepared dataset")
+    parser.add_argument("--split", help="split to look at (default: every one)")
+    parser.add_argument("--limit", type=int, metavar="N", help="look at the first N images of a split (default: all)")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images of a batch (default 8)")
+    parser.add_argument(
+        "--world-sizes", default="1,2,3,5", metavar="N,...", help="numbers of ranks to share by (default 1,2,3,5)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="decides the order, and the steps to resume at (default 0)")
+
+
 def _add_train(commands: Any) -> None:
     parser = _add(commands, "train", "Train a detector", "prepared dataset")
     parser.add_argument("--recipe", required=True, metavar="NAME", help="detr_r50, detr_small or dense_cnn_small")
@@ -306,7 +317,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"shardbox {arguments.command_name}: error: {error}", file=sys.stderr)
         if arguments.json:
             kind = "refused" if isinstance(error, DataRefusedError) else "usage"
-            print(json.dumps({"error": kind, "message": error.message, "remedy": error.remedy}))
+            told = {"error": kind, "message": error.message, "remedy": error.remedy}
+            print(json.dumps(told | ({"notes": error.__notes__} if hasattr(error, "__notes__") else {})))
         return error.exit_status
     except KeyboardInterrupt:
         print(f"shardbox {arguments.command_name}: stopped", file=sys.stderr)

@@ -4,6 +4,38 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dataflow.errors import UsageError
+
+
+def verify_loader(arguments: Namespace) -> dict[str, Any]:
+    """`shardbox verify-loader`: what the loader promises, proved on a prepared dataset."""
+    from dataflow.prepared import PreparedDataset
+    from trainers.loader_checks import ProofOptions
+    from trainers.loader_proof import Proof, prove_split
+
+    dataset = PreparedDataset(arguments.dataset)
+    options = ProofOptions(
+        arguments.batch_size, _whole_numbers("--world-sizes", arguments.world_sizes), arguments.seed, arguments.limit
+    )
+    proofs = []
+    filled = [split for split, count in dataset.splits.items() if count]
+    for split in [arguments.split] if arguments.split else filled or dataset.splits:
+        proofs.append(prove_split(dataset, split, options))
+        for line in proofs[-1].lines():
+            print(line)
+    proof = Proof(dataset.name, dataset.fingerprint, options.seed, tuple(proofs))
+    proof.require()
+    print(proof.summary())
+    return proof.to_json()
+
+
+def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    """`1,2,3` as numbers."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(f"{option} {text}", "give whole numbers with commas between, such as 1,2,3,5")
+    return tuple(map(int, parts))
+
 
 def train(arguments: Namespace) -> dict[str, Any]:
     """`shardbox train`: a prepared dataset and a recipe to a run."""

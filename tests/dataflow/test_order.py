@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataflow.order import MAX_LANES, ReadPlan, Share, sequential_plan, shuffled_plan
+from dataflow.order import MAX_LANES, ReadPlan, Share, sequential_plan, shuffled_plan, times_visited
 
 shards = st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(lambda counts: sum(counts) > 0)
 
@@ -112,3 +112,11 @@ def test_the_order_is_the_same_for_ever() -> None:
     # A change here makes every run that is resumed see other batches than it would have seen.
     plan = shuffled_plan([3, 4, 5], Share(), seed=0, epoch=0, window=6)
     assert plan.visits.tolist() == [5, 9, 1, 8, 4, 0, 2, 11, 6, 3, 7, 10]
+
+
+def test_visits_are_counted() -> None:
+    plans = [shuffled_plan([3, 4], Share(rank, 2), seed=0, epoch=0, window=4).visits for rank in range(2)]
+    assert times_visited(plans, 7).tolist() == [1] * 7
+    assert times_visited([*plans, plans[0][:1]], 7)[plans[0][0]] == 2
+    assert times_visited(plans[:1], 7).tolist() == [int(i in plans[0]) for i in range(7)]
+    assert times_visited([], 2).tolist() == [0, 0]

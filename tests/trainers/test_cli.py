@@ -127,6 +127,7 @@ def test_a_run_that_is_none(shardbox: Shardbox, tmp_path: Path, coco: Path) -> N
     for run in ("nowhere", "empty"):
         words = ("predict", made["dataset"], "--run", run, "--out", "p", "--split", "train")
         assert shardbox(*words).refused_with(2, run, "shardbox train")
+    assert shardbox("verify-loader", "empty").refused_with(2, "empty", "no prepared dataset", "shardbox ingest")
     assert shardbox("train", made["dataset"], "--recipe", "nothing", "--out", "r").refused_with(
         2, "nothing", "dense_cnn_small"
     )
@@ -166,6 +167,18 @@ def test_a_missing_package_names_its_extra(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "pip install 'shardbox[prepare]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_was_proved_is_all_there_is_on_standard_output(shardbox: Shardbox, coco: Path) -> None:
+    made = json.loads(shardbox("ingest", coco, "--format", "coco", "--out", "out", "--json").out)
+    words = ("verify-loader", made["dataset"], "--world-sizes", "1,2", "--batch-size", 2, "--split", "train")
+    result = shardbox(*words, "--json")
+    assert (result.status, json.loads(result.out)["fingerprint"]) == (0, made["fingerprint"])
+    [shard] = Path(made["dataset"]).glob("*-train.tfrecord-*")
+    shard.write_bytes(shard.read_bytes()[:-10])
+    refused = shardbox(*words)
+    assert refused.refused_with(1, "damaged record", shard.name, "prepare the dataset again")
+    assert "FAILS: images" in refused.out
 
 
 def test_help_names_every_stage_of_the_readme(shardbox: Shardbox) -> None:

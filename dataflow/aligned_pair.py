@@ -3,7 +3,7 @@
 The one way from two decoded frames to what is subtracted, for `shardbox diff` and for the bridge alike.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -83,18 +83,6 @@ def carry_objects(objects: Objects, homography: npt.NDArray[np.float64], size: S
     boxes = np.where(objects.in_before[:, None], moved, objects.boxes)
     keep = np.asarray((boxes[:, 2:] - boxes[:, :2] >= LEAST_SIDE_PX).all(axis=1))
     areas = np.where(objects.in_before, box_areas(boxes), objects.areas)
-    return Objects(
-        boxes=boxes[keep],
-        category_ids=objects.category_ids[keep],
-        areas=areas[keep],
-        is_crowd=objects.is_crowd[keep],
-        is_truncated=objects.is_truncated[keep],
-        in_before=objects.in_before[keep],
-        segmentations=tuple(
-            "" if before else text
-            for text, before, kept in zip(objects.segmentations, objects.in_before, keep, strict=True)
-            if kept
-        ),
-        track_ids=None if objects.track_ids is None else objects.track_ids[keep],
-        changes=None if objects.changes is None else objects.changes[keep],
-    )
+    kept = objects.only(keep)
+    masks = ("" if before else text for text, before in zip(kept.segmentations, kept.in_before, strict=True))
+    return replace(kept, boxes=boxes[keep], areas=areas[keep], segmentations=tuple(masks))

@@ -207,20 +207,13 @@ def move_objects(objects: Objects, motion: PairMotion, size: Size) -> Objects:
     keep = (boxes[:, 2:] - boxes[:, :2] >= LEAST_SIDE_PX).all(axis=1) & (objects.is_crowd | (shown >= LEAST_SHOWN))
     scaled = objects.areas * np.abs(np.linalg.det(matrices[:, :2, :2])) * shown
     areas = np.where(np.isclose(objects.areas, box_areas(objects.boxes), rtol=1e-4), box_areas(boxes), scaled)
-    is_cut = (np.abs(boxes - carried) > LEAST_SIDE_PX).any(axis=1)
+    is_cut = np.asarray((np.abs(boxes - carried) > LEAST_SIDE_PX).any(axis=1))
+    kept = objects.only(keep)
+    masks = ("" if moved else text for text, moved in zip(kept.segmentations, is_moved[keep], strict=True))
     return replace(
-        objects,
+        kept,
         boxes=boxes[keep],
-        category_ids=objects.category_ids[keep],
         areas=np.where(is_moved, areas, objects.areas)[keep],
-        is_crowd=objects.is_crowd[keep],
-        is_truncated=(objects.is_truncated | is_cut)[keep],
-        in_before=objects.in_before[keep],
-        segmentations=tuple(
-            "" if moved else text
-            for text, moved, kept in zip(objects.segmentations, is_moved, keep, strict=True)
-            if kept
-        ),
-        track_ids=None if objects.track_ids is None else objects.track_ids[keep],
-        changes=None if objects.changes is None else objects.changes[keep],
+        is_truncated=kept.is_truncated | is_cut[keep],
+        segmentations=tuple(masks),
     )

@@ -142,6 +142,20 @@ class Objects:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def only(self, keep: npt.NDArray[np.bool_]) -> "Objects":
+        """Those objects for which `keep` (N,) bool is true."""
+        return Objects(
+            boxes=self.boxes[keep],
+            category_ids=self.category_ids[keep],
+            areas=self.areas[keep],
+            is_crowd=self.is_crowd[keep],
+            is_truncated=self.is_truncated[keep],
+            in_before=self.in_before[keep],
+            segmentations=tuple(self.segmentations[i] for i in np.flatnonzero(keep)),
+            track_ids=None if self.track_ids is None else self.track_ids[keep],
+            changes=None if self.changes is None else self.changes[keep],
+        )
+
     def check_inside(self, size: Size, n_categories: int | None = None) -> None:
         """Raise `RecordError` unless all boxes lie within an image of `size` and all ids name a class."""
         height, width = size

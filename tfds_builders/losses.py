@@ -184,19 +184,7 @@ def _changes(objects: Objects) -> npt.NDArray[np.int64]:
 
 def without_regions(objects: Objects) -> Objects:
     """The objects that are no regions to ignore."""
-    keep = ~objects.is_crowd
-    if keep.all():
-        return objects
-    return Objects(
-        boxes=objects.boxes[keep],
-        category_ids=objects.category_ids[keep],
-        areas=objects.areas[keep],
-        is_truncated=objects.is_truncated[keep],
-        in_before=objects.in_before[keep],
-        segmentations=tuple(text for text, kept in zip(objects.segmentations, keep, strict=True) if kept),
-        track_ids=None if objects.track_ids is None else objects.track_ids[keep],
-        changes=None if objects.changes is None else objects.changes[keep],
-    )
+    return objects.only(~objects.is_crowd)
 
 
 def is_exif_ignored(record: ImageRecord) -> bool:

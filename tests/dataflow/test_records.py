@@ -173,3 +173,24 @@ def test_errors_name_the_remedy() -> None:
     with pytest.raises(ShardboxError) as caught:
         record(width=-1)
     assert caught.value.remedy and str(caught.value).endswith(f"; {caught.value.remedy}")
+
+
+def test_only_some_objects_keep_all_that_is_theirs() -> None:
+    objects = Objects(
+        [[0, 0, 2, 2], [1, 1, 5, 4], [2, 2, 4, 9]],
+        [3, 1, 2],
+        areas=[1, 2, 3],
+        is_crowd=[False, True, False],
+        is_truncated=[True, False, False],
+        in_before=[False, False, True],
+        segmentations=("", "[]", "[1]"),
+        track_ids=[7, 8, 9],
+        changes=[1, 2, 3],
+    )
+    kept = objects.only(np.array([False, True, True]))
+    for name in ("boxes", "category_ids", "areas", "is_crowd", "is_truncated", "in_before", "track_ids", "changes"):
+        np.testing.assert_array_equal(getattr(kept, name), getattr(objects, name)[1:])
+    assert kept.segmentations == ("[]", "[1]")
+    assert not len(objects.only(np.zeros(3, np.bool_)))
+    bare = Objects([[0, 0, 2, 2], [1, 1, 5, 4]], [0, 0]).only(np.array([True, False]))
+    assert (len(bare), bare.track_ids, bare.changes) == (1, None, None)

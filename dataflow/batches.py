@@ -2,19 +2,20 @@
 
 Legend for shapes: B images in the batch, C channels (3, or 6 for two images of one place), H and W px of the padded
 canvas, h and w px of one resized image on it (at the top left), N objects of an image, M detections in it. Boxes are
-cxcywh relative to the resized image *without* its padding. Resizing stretches the whole image, so the same numbers are
-relative to the original image too, and padding never enters into them.
+cxcywh relative to the resized image *without* its padding: padding never enters into them. Where the whole image is
+shown the same numbers are relative to the original image; where a part of it is, or its mirror image, `Batch.shown`
+says which.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from dataflow.boxes import clip_boxes, cxcywh_to_xyxy
-from dataflow.errors import ShardboxError
+from dataflow.boxes import clip_boxes, shown_to_xyxy
+from dataflow.errors import ShardboxError, UsageError
 from dataflow.records import Predictions
 
 _TOLERANCE = 1e-5
@@ -75,9 +76,12 @@ class Target:
 class Batch:
     """Images of one step, padded at the bottom and on the right to a common canvas.
 
-    `pixel_values` (B, C, H, W) uint8 RGB, zero in the padding; `pixel_mask` (B, H, W) bool, True on real pixels (as
-    Hugging Face has it; the original DETR has the opposite); `targets` and `image_ids`, one per image; `sizes` (B, 2)
-    int64 (h, w) px resized; `original_sizes` (B, 2) int64 (height, width) px of the images as they were stored.
+    `pixel_values` (B, C, H, W) uint8 RGB, or float32 normalised, zero in the padding; `pixel_mask` (B, H, W) bool, True
+    on real pixels (as Hugging Face has it; the original DETR has the opposite); `targets` and `image_ids`, one per
+    image; `sizes` (B, 2) int64 (h, w) px resized; `original_sizes` (B, 2) int64 (height, width) px of the upright
+    images before that. `shown` (B, 4) float64: where the left, top, right and bottom edge of what is shown are in the
+    original image, px. That is the whole image unless training changes it; left > right where it is mirrored; not a
+    number where a transform of the user's made it something else.
     """
 
     pixel_values: torch.Tensor
@@ -86,14 +90,21 @@ class Batch:
     image_ids: tuple[str, ...]
     sizes: torch.Tensor
     original_sizes: torch.Tensor
+    shown: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
 
     def __post_init__(self) -> None:
-        _require_tensor("pixel_values", self.pixel_values, torch.uint8, (None, None, None, None))
+        floats = self.pixel_values.dtype == torch.float32
+        _require_tensor("pixel_values", self.pixel_values, torch.float32 if floats else torch.uint8, (None,) * 4)
         n, channels, height, width = self.pixel_values.shape
         _require(channels in (3, 6), f"pixel_values has {channels} channels", "give one RGB image, or two stacked")
         _require_tensor("pixel_mask", self.pixel_mask, torch.bool, (n, height, width))
         _require_tensor("sizes", self.sizes, torch.int64, (n, 2))
         _require_tensor("original_sizes", self.original_sizes, torch.int64, (n, 2))
+        if not len(self.shown):
+            near = self.original_sizes.new_zeros(n, 2, dtype=torch.float64)
+            whole = torch.cat([near, self.original_sizes.flip(1).to(torch.float64)], dim=1)
+            object.__setattr__(self, "shown", whole)
+        _require_tensor("shown", self.shown, torch.float64, (n, 4))
         _require(
             n == len(self.targets) == len(self.image_ids),
             f"{n} images, {len(self.targets)} targets, {len(self.image_ids)} ids",
@@ -119,6 +130,7 @@ class Batch:
             targets=tuple(targets),
             sizes=change(self.sizes),
             original_sizes=change(self.original_sizes),
+            shown=change(self.shown),
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
@@ -128,6 +140,30 @@ class Batch:
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory, from which a GPU copies without waiting (needs CUDA)."""
         return self._map(lambda tensor: tensor.pin_memory())
+
+    def predictions(
+        self, boxes: Sequence[Any], scores: Sequence[Any], category_ids: Sequence[Any], run_id: str
+    ) -> list[Predictions]:
+        """Detections in these images as predictions in pixels of the original ones; see `detections_to_predictions`.
+
+        Raises:
+            UsageError: a transform of the user's made an image into what nobody can lead back.
+        """
+        lost = [name for name, edges in zip(self.image_ids, self.shown.tolist(), strict=True) if edges[0] != edges[0]]
+        if lost:
+            raise UsageError(
+                f"image {lost[0]!r} was changed by a transform, so boxes in it have no place in the original",
+                "predict without a transform",
+            )
+        return detections_to_predictions(
+            self.image_ids,
+            self.original_sizes,
+            boxes=boxes,
+            scores=scores,
+            category_ids=category_ids,
+            run_id=run_id,
+            shown=self.shown,
+        )
 
 
 def normalise(
@@ -156,7 +192,8 @@ def _to_numpy(values: Any) -> np.ndarray[Any, Any]:
     """A tensor of any device and float type, or an array, as a numpy array on the CPU."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
-        values = (values.float() if values.is_floating_point() else values).numpy()
+        low = values.is_floating_point() and values.itemsize < 4  # numpy has no bfloat16.
+        values = (values.float() if low else values).numpy()
     return np.asarray(values)
 
 
@@ -168,6 +205,7 @@ def detections_to_predictions(
     scores: Sequence[Any],
     category_ids: Sequence[Any],
     run_id: str,
+    shown: Any = None,
 ) -> list[Predictions]:
     """Detections in a detector's frame as predictions in pixels of the original images: every detector's only exit.
 
@@ -181,13 +219,15 @@ def detections_to_predictions(
         scores: for each image (M,).
         category_ids: for each image (M,) contiguous ids.
         run_id: what the predictions say they come from.
+        shown: (B, 4) px, where the edges of what is shown are in the original images (see `Batch`); None: the whole.
     """
     sizes = [(int(height), int(width)) for height, width in _to_numpy(original_sizes).reshape(-1, 2)]
+    edges = [(0, 0, width, height) for height, width in sizes] if shown is None else _to_numpy(shown)
     predictions = []
-    for image_id, size, *detections in zip(image_ids, sizes, boxes, scores, category_ids, strict=True):
+    for image_id, size, part, *detections in zip(image_ids, sizes, edges, boxes, scores, category_ids, strict=True):
         relative, score, category = map(_to_numpy, detections)
         finite = np.isfinite(relative).all(axis=1) & np.isfinite(score)
-        xyxy = clip_boxes(cxcywh_to_xyxy(relative[finite], size), size)
+        xyxy = clip_boxes(shown_to_xyxy(relative[finite], part), size)
         keep = (xyxy[:, :2] < xyxy[:, 2:]).all(axis=1)
         predictions.append(
             Predictions(
@@ -203,9 +243,7 @@ def detections_to_predictions(
 
 def targets_to_predictions(batch: Batch, run_id: str) -> list[Predictions]:
     """The targets of a batch as if a detector had found them all with score 1: the oracle of the geometry."""
-    return detections_to_predictions(
-        image_ids=batch.image_ids,
-        original_sizes=batch.original_sizes,
+    return batch.predictions(
         boxes=[target.boxes for target in batch.targets],
         scores=[np.ones(len(target)) for target in batch.targets],
         category_ids=[target.category_ids for target in batch.targets],

@@ -9,6 +9,7 @@ reached from it by a pair of functions `a_to_b`:
 | `tfds`     | ymin xmin ymax xmax | relative to the image   | TFDS `BBoxFeature`                      |
 | `cxcywh`   | centre x y, w h | relative to the image       | YOLO text, DETR targets and predictions |
 | `coco`     | left top w h    | pixels                      | COCO JSON                               |
+| `shown`    | centre x y, w h | relative to the part that is shown | training targets                  |
 | `fiftyone` | left top w h    | relative to the image       | FiftyOne                                |
 | `voc`      | xmin ymin xmax ymax | pixels, 1-based, inclusive | Pascal VOC                           |
 | `mot`      | left top w h    | pixels, 1-based left and top | MOTChallenge                           |
@@ -66,6 +67,29 @@ def xyxy_to_cxcywh(boxes: npt.ArrayLike, size: Size) -> Boxes:
     x0, y0, x1, y1 = _columns(boxes)
     height, width = size
     return _rows((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
+
+
+def shown_to_xyxy(boxes: npt.ArrayLike, edges: npt.ArrayLike) -> Boxes:
+    """(centre x, centre y, w, h) relative to what is shown of an image to pixel xyxy of the image.
+
+    `edges` (4,) are where the left, top, right and bottom edge of what is shown are in the image, px: left > right
+    where it is mirrored.
+    """
+    cx, cy, w, h = _columns(boxes)
+    left, top, right, bottom = np.asarray(edges, np.float64)
+    sides = (cx - w / 2) * (right - left) + left, (cx + w / 2) * (right - left) + left
+    x0, x1 = sides if left <= right else sides[::-1]
+    return _rows(x0, (cy - h / 2) * (bottom - top) + top, x1, (cy + h / 2) * (bottom - top) + top)
+
+
+def xyxy_to_shown(boxes: npt.ArrayLike, edges: npt.ArrayLike) -> Boxes:
+    """Pixel xyxy of an image to (centre x, centre y, w, h) relative to what is shown of it; see `shown_to_xyxy`."""
+    x0, y0, x1, y1 = _columns(boxes)
+    left, top, right, bottom = np.asarray(edges, np.float64)
+    width, height = right - left, bottom - top
+    return _rows(
+        ((x0 + x1) / 2 - left) / width, ((y0 + y1) / 2 - top) / height, (x1 - x0) / abs(width), (y1 - y0) / height
+    )
 
 
 def coco_to_xyxy(boxes: npt.ArrayLike) -> Boxes:

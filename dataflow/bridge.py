@@ -1,6 +1,6 @@
 """The bridge: prepared shards in, padded and masked torch batches out, at about the speed of decoding.
 
-    tf.data or ArrayRecord (encoded examples, in order) -> drafts
+    tf.data or ArrayRecord (encoded examples, in order) -> drafts -> grouped by shape
     -> threads (decode, resize, straight onto the canvas) -> Batch
 
 TensorFlow, where it is used, only reads. Decoding and resizing are native code that runs without Python's lock, in the
@@ -15,8 +15,8 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from itertools import count, islice
 
@@ -24,22 +24,26 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from dataflow.assembly import Assembly, PendingBatch
 from dataflow.batches import Batch
-from dataflow.boxes import Size
-from dataflow.buffers import ArrayRing
 from dataflow.drafts import Augmentation, Draft, ExampleReader
+from dataflow.drawing import ByteCanvas, FloatCanvas, Normalisation
 from dataflow.errors import UsageError
+from dataflow.grouping import group_by_shape, group_of
+from dataflow.image_augmentation import ImageAugmentation
 from dataflow.order import ReadPlan, Share, sequential_plan, shuffled_plan
 from dataflow.padding import TO_LARGEST, Padding
 from dataflow.pair_augmentation import PairAugmentation
 from dataflow.prepared import PreparedDataset
 from dataflow.record_stream import read_in_order
 from dataflow.resize import Resize
-from dataflow.view import Seen, View
+from dataflow.transforms import Transform
+from dataflow.view import View
 
 _WINDOW_BYTES = 128 << 20  # of encoded examples that are shuffled at a time
 _WINDOW_LIMITS = (64, 4096)  # examples
 _USUAL_BYTES = 256 << 10  # of a photograph
+_GROUPED_EXAMPLES = 256  # that are batched by shape together: photographs are then padded by two percent
 _MAX_THREADS = 8
 _log = logging.getLogger("shardbox")
 _RUNNING: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()
@@ -68,13 +72,20 @@ class BatchLoader(IterableDataset[Batch]):
 
     **Evaluation** gives each image once, in shard order, each rank its own part; the last batch may be smaller.
 
-    A pair that could not be aligned shows no change and no objects; `refused` says which these were, and why.
+    **Padding** is saved by batching images of similar shape: examples are taken in *groups* of some batches, and cut
+    into these by shape (`dataflow.grouping`). Training does so unless `group=1`; where all images are of one shape it
+    changes nothing.
+
+    A pair that could not be aligned shows no change and no objects; `refused` says which these were, and why. A JPEG of
+    which some pixels are lost is shown as far as it can be decoded; `damaged` says which these were, and where. An
+    image that cannot be decoded ends the iteration with an `ExampleError` that names it, its shard and its place there.
 
     Ignore regions (crowds) are in no target. EXIF orientation is applied to our datasets, whose boxes are in the
     upright frame, and not to others, because TFDS and so the boxes of its datasets ignore it.
 
-    Pixels are bytes. Where floats are wanted, on a CPU too, `dataflow.batches.normalise(batch.pixel_values,
-    batch.pixel_mask, mean, std)` gives them as (B, C, H, W) float32, with the values of Hugging Face's processor.
+    Pixels are bytes, which `dataflow.batches.normalise` makes floats of on the training device. For training on a CPU
+    `normalisation` makes them here, where it is cheapest: (B, C, H, W) float32, with the values of Hugging Face's
+    processor.
 
     An image that does not fit the canvas of `pad` ends the iteration with a `UsageError` that names it.
 
@@ -98,7 +109,11 @@ class BatchLoader(IterableDataset[Batch]):
         flip: float = 0.0,
         limit: int | None = None,
         view: View = View(),
-        augmentation: PairAugmentation | None = None,
+        augmentation: ImageAugmentation | PairAugmentation | None = None,
+        transform: Transform | None = None,
+        normalisation: Normalisation | None = None,
+        group: int | None = None,
+        reduced_decoding: bool = True,
     ) -> None:
         """A loader that has read nothing yet.
 
@@ -117,11 +132,18 @@ class BatchLoader(IterableDataset[Batch]):
             flip: probability of mirroring an image left to right, in training.
             limit: use only the first examples of the split.
             view: what is shown of an example; of a dataset of pairs, differences can be made on the way.
-            augmentation: of pairs whose frames are compared on the way, in training.
+            augmentation: what training changes at random, of images or of pairs whose frames are compared on the way.
+            transform: what training does to each resized image and its boxes after that (see `dataflow.transforms`);
+                it is called in the thread that iterates.
+            normalisation: make floats of the pixels.
+            group: batches whose examples are batched by shape; 1 keeps them as they come. By default about 256 examples
+                in training, and 1 in evaluation.
+            reduced_decoding: decode JPEGs that are much larger than what is wanted of them at a fraction of their size,
+                which changes values by less than one level, in the mean.
 
         Raises:
-            UsageError: no such split, a number out of range, no example to train on, or a view that the dataset
-                does not have or that cannot be augmented.
+            UsageError: no such split, a number out of range, no example to train on, a view that the dataset does not
+                have or that cannot be augmented, or a transform outside of training.
         """
         super().__init__()
         threads = default_threads() if threads is None else threads
@@ -132,9 +154,12 @@ class BatchLoader(IterableDataset[Batch]):
             (threads >= 1, f"{threads} threads"),
             (0 <= flip <= 1, f"a flip probability of {flip}"),
             (limit is None or limit >= 1, f"a limit of {limit} examples"),
+            (group is None or group >= 1, f"groups of {group} batches"),
         ):
             if not good:
                 raise UsageError(f"the loader was given {what}", "use a number in range")
+        if transform is not None and not training:
+            raise UsageError("the loader was given a transform for evaluation", "transform images in training only")
         self.dataset = dataset
         self.split = dataset.check_split(split)
         self.view = view.settled(dataset)
@@ -145,12 +170,17 @@ class BatchLoader(IterableDataset[Batch]):
         self.seed = seed
         self.start_step = start_step
         self.threads = threads
+        self.transform = transform
         self._share = Share(rank, world_size)
-        changed = Augmentation(flip, seed, augmentation) if training else Augmentation()
-        self._reader = ExampleReader(dataset, split, policy, changed, self.view)
+        self._canvas = ByteCanvas() if normalisation is None else FloatCanvas(normalisation)
+        changed = _augmentation(flip, seed, augmentation) if training else Augmentation()
+        self._reader = ExampleReader(dataset, split, policy, changed, self.view, reduced_decoding=reduced_decoding)
         self._counts = _limited([shard.count for shard in dataset.shards(split)], limit)
         self._window = _window(dataset, split) if training else 1
+        self.group = (self._usual_group() if training else 1) if group is None else group
         self.refused: dict[str, str] = {}
+        self.damaged: dict[str, str] = {}
+        self._given = 0  # batches, since it was last iterated over
         if training and self.examples_per_epoch == 0:
             raise UsageError(
                 f"split {split!r} of {dataset.path} has {sum(self._counts)} examples for {world_size} ranks",
@@ -168,9 +198,14 @@ class BatchLoader(IterableDataset[Batch]):
             raise TypeError("a training loader is endless: give the number of steps instead")
         return max(0, math.ceil(self.examples_per_epoch / self.batch_size) - self.start_step)
 
+    @property
+    def planned_step(self) -> int:
+        """The step that `plans` begin with: a group is read as a whole, to be cut into batches by shape."""
+        return self.group_at(self.start_step)[0]
+
     def plans(self) -> Iterator[tuple[int, ReadPlan]]:
-        """Epoch by epoch what this rank reads, from the start step on."""
-        epoch, start = divmod(self.start_step * self.batch_size, max(self.examples_per_epoch, 1))
+        """Epoch by epoch what this rank reads, from the first batch of the start step's group on."""
+        epoch, start = divmod(self.planned_step * self.batch_size, max(self.examples_per_epoch, 1))
         if not self.training:
             if epoch == 0:
                 yield 0, sequential_plan(self._counts, self._share, start)
@@ -180,6 +215,34 @@ class BatchLoader(IterableDataset[Batch]):
             plan = shuffled_plan(self._counts, self._share, seed=self.seed, epoch=number, window=window, start=start)
             yield number, plan
             start = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the iteration is, in a few numbers whatever the dataset: for checkpoints, and `load_state_dict`."""
+        step = self.start_step + self._given
+        return {
+            "examples": step * self.batch_size * self._share.world_size,
+            "seed": self.seed,
+            "split_examples": sum(self._counts),
+        }
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on where another loader was: with the very next batches, if batch size, ranks and groups are the same.
+
+        Otherwise with the step that has as many examples of all ranks before it, rounded down: the running epoch then
+        shows some images twice or not at all, every later one each image once.
+
+        Raises:
+            UsageError: it is the state of a loader of another seed or over another number of examples.
+        """
+        for name, ours in (("seed", self.seed), ("split_examples", sum(self._counts))):
+            if state.get(name) != ours:
+                raise UsageError(f"the loader's state has {name} {state.get(name)}, not {ours}", "resume the same data")
+        self.start_step = state["examples"] // (self.batch_size * self._share.world_size)
+        self._given = 0
+
+    def _usual_group(self) -> int:
+        """As many batches as a few hundred examples make, and no more than are shuffled together anyway."""
+        return max(1, min(self._window, _GROUPED_EXAMPLES) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches from the start step on. The threads and the open files end with the iterator."""
@@ -191,84 +254,64 @@ class BatchLoader(IterableDataset[Batch]):
 
     def _batches(self) -> Generator[Batch, None, None]:
         shards = self.dataset.shards(self.split)
-        total = sum(shard.count for shard in shards)
         # Enough batches on their way for every thread to have an image at hand while another waits.
         ahead = max(2, math.ceil(2 * self.threads / self.batch_size))
-        rings = ArrayRing(), ArrayRing()
-        pending: deque[_Pending] = deque()
+        pending: deque[PendingBatch] = deque()
+        self._given = 0
         with (
             closing(read_in_order(shards, self.plans, self._window)) as examples,
             _decoding_threads(self.threads) as pool,
         ):
-            while chunk := list(islice(examples, self.batch_size)):
-                drafts = [self._reader.draft(*divmod(ticket, total), payload) for ticket, payload in chunk]
-                pending.append(_Pending(pool, drafts, _canvas_size(drafts, self.pad), rings, self.view.channels))
+            assembly = Assembly(pool, self.threads, self.pad, self._canvas, self.view.channels, self.transform)
+            for drafts in self._grouped(self._drafts(examples)):
+                pending.append(PendingBatch(assembly, drafts))
                 if len(pending) > ahead:
                     yield self._finished(pending.popleft())
             while pending:
                 yield self._finished(pending.popleft())
 
-    def _finished(self, pending: "_Pending") -> Batch:
-        batch, refused = pending.batch()
-        for image_id, reason in refused.items():
-            if image_id not in self.refused:
-                _log.warning("pair %s shows no change and no objects: it was not aligned (%s)", image_id, reason)
-        self.refused |= refused
+    def _drafts(self, examples: Iterator[tuple[int, bytes]]) -> Iterator[Draft]:
+        total = sum(shard.count for shard in self.dataset.shards(self.split))
+        for ticket, payload in examples:
+            yield self._reader.draft(*divmod(ticket, total), payload)
+
+    def _grouped(self, drafts: Iterator[Draft]) -> Iterator[list[Draft]]:
+        """Drafts by batch, from the start step on. While a group is handed on, the next one is read."""
+        start, stop = self.group_at(self.start_step)
+        passed = self.start_step - start
+        read = list(islice(drafts, (stop - start) * self.batch_size))
+        while read:
+            group, read = read, []
+            start, stop = self.group_at(stop)
+            wanted = (stop - start) * self.batch_size
+            batches = [np.arange(len(group))]
+            if len(group) > self.batch_size:
+                batches = group_by_shape([draft.size for draft in group], self.batch_size)
+            for batch in batches[passed:]:
+                yield [group[i] for i in batch]
+                read += islice(drafts, min(self.batch_size, wanted - len(read)))
+            read += islice(drafts, wanted - len(read))
+            passed = 0
+
+    def group_at(self, step: int) -> tuple[int, int]:
+        """The steps, first and behind the last, whose examples are batched by shape together with those of `step`."""
+        if not self.training:  # Of one pass there is no border to cross.
+            start = step - step % self.group
+            return start, start + self.group
+        return group_of(step, self.group, self.batch_size, self.examples_per_epoch)
+
+    def _finished(self, pending: PendingBatch) -> Batch:
+        batch, refused, damaged = pending.finish()
+        self._tell(self.refused, refused, "pair %s shows no change and no objects: it was not aligned (%s)")
+        self._tell(self.damaged, damaged, "image %s is damaged, and shown as far as it can be decoded (%s)")
+        self._given += 1
         return batch
 
-
-class _Pending:
-    """A batch that is being drawn."""
-
-    def __init__(
-        self,
-        pool: ThreadPoolExecutor,
-        drafts: list[Draft],
-        canvas_size: Size,
-        rings: tuple[ArrayRing, ArrayRing],
-        channels: int,
-    ) -> None:
-        self._drafts = drafts
-        self._canvas = rings[0].take((len(drafts), *canvas_size, channels), np.uint8)
-        self._mask = rings[1].take((len(drafts), *canvas_size), np.bool_)
-        self._drawn: list[Future[Seen]] = [
-            pool.submit(draft.draw, self._canvas[i], self._mask[i]) for i, draft in enumerate(drafts)
-        ]
-
-    def batch(self) -> tuple[Batch, dict[str, str]]:
-        """The batch, once it is drawn, and why pairs in it could not be aligned, by image id.
-
-        Raises:
-            ExampleError: an image could not be decoded.
-        """
-        seen = [drawn.result() for drawn in self._drawn]
-        drafts = list(zip(self._drafts, seen, strict=True))
-        batch = Batch(
-            pixel_values=torch.from_numpy(self._canvas).permute(0, 3, 1, 2),
-            pixel_mask=torch.from_numpy(self._mask),
-            targets=tuple(draft.target(found.objects) for draft, found in drafts),
-            image_ids=tuple(draft.image_id for draft in self._drafts),
-            sizes=torch.tensor([draft.size for draft in self._drafts]),
-            original_sizes=torch.tensor([draft.original_size for draft in self._drafts]),
-        )
-        return batch, {draft.image_id: found.refused for draft, found in drafts if found.refused}
-
-
-def _canvas_size(drafts: Sequence[Draft], pad: Padding) -> Size:
-    """(height, width) px of the canvas that these are drawn onto.
-
-    Raises:
-        UsageError: an image is larger than the canvas.
-    """
-    canvas = pad.canvas_size([draft.size for draft in drafts])
-    for draft in drafts:
-        if draft.size[0] > canvas[0] or draft.size[1] > canvas[1]:
-            raise UsageError(
-                f"image {draft.image_id!r} ({draft.place}) has (height, width) = {draft.size} px after resizing, "
-                f"its batch is padded to {canvas}",
-                "pad to a larger size, or resize the images to a smaller one",
-            )
-    return canvas
+    def _tell(self, known: dict[str, str], new: Mapping[str, str], message: str) -> None:
+        for image_id, reason in new.items():
+            if image_id not in known:
+                _log.warning(message, image_id, reason)
+        known |= new
 
 
 @contextmanager
@@ -289,6 +332,12 @@ def _decoding_threads(n: int) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _augmentation(flip: float, seed: int, changed: ImageAugmentation | PairAugmentation | None) -> Augmentation:
+    if isinstance(changed, PairAugmentation):
+        return Augmentation(flip, seed, pairs=changed)
+    return Augmentation(flip, seed, images=changed)
 
 
 def _compute_alone() -> None:

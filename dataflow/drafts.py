@@ -1,29 +1,32 @@
 """One image on its way into a batch: parsed into a draft, then drawn onto its place on the batch's canvas."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import cv2
 import numpy as np
-import tensorflow_datasets as tfds
 import torch
-import torch.nn.functional as F
 
 from dataflow.batches import Target
-from dataflow.boxes import Size, xyxy_to_cxcywh
+from dataflow.boxes import Size, xyxy_to_shown
+from dataflow.drawing import resize
 from dataflow.errors import ShardboxError, UsageError
-from dataflow.images import ImageError, RgbImage, decode_rgb
+from dataflow.example_values import ExampleValues
+from dataflow.image_augmentation import ImageAugmentation, Region, objects_within, random_region, whole
+from dataflow.images import Decoded, ImageError, RgbImage, decode
 from dataflow.pair_augmentation import PairAugmentation
 from dataflow.prepared import PreparedDataset
+from dataflow.random_light import Levels, add_noise, changes, lit, random_levels
 from dataflow.records import Objects
 from dataflow.resize import Resize
 from dataflow.schema import example_image_id, example_size, example_to_objects
 from dataflow.splits import unit_hash
 from dataflow.view import Homography, Seen, Show, View, augmented, sight_of
 
-_SIX_CHANNELS = [n for channel in range(6) for n in (channel, channel)]
-"""For OpenCV: every channel of two images to the same channel of one."""
+# A JPEG is decoded at half its size, a quarter or an eighth as long as this many times the size that is wanted is left:
+# values are then within one level, in the mean, of those of a JPEG decoded in full.
+_LEAST_LEFT = 1.75
 
 
 class ExampleError(ShardboxError):
@@ -34,20 +37,22 @@ class ExampleError(ShardboxError):
 class Augmentation:
     """What training changes about examples at random, decided for each by a hash of (seed, epoch, image id).
 
-    `flip`: the probability of mirroring left to right, after all else. `pairs`: what happens to the frames of a pair.
+    `flip`: the probability of mirroring left to right, after all else. `images`: which part is shown of an image, how
+    large and in what light. `pairs`: what happens to the frames of a pair before they are compared.
     """
 
     flip: float = 0.0
     seed: int = 0
+    images: ImageAugmentation | None = None
     pairs: PairAugmentation | None = None
 
     def mirrors(self, epoch: int, image_id: str) -> bool:
         """Whether this image is mirrored in this epoch."""
         return self.flip > 0 and unit_hash("flip", self.seed, epoch, image_id) < self.flip
 
-    def generator(self, epoch: int, image_id: str) -> np.random.Generator:
-        """What the frames of this pair are changed by in this epoch."""
-        return np.random.default_rng(int(unit_hash("pair", self.seed, epoch, image_id) * 2**53))
+    def generator(self, what: Literal["pair", "image"], epoch: int, image_id: str) -> np.random.Generator:
+        """What this example is changed by in this epoch."""
+        return np.random.default_rng(int(unit_hash(what, self.seed, epoch, image_id) * 2**53))
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +61,51 @@ class Encoded:
 
     image: bytes
     orientation: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """How an example is shown: a `region` of its image, resized to `size`, `mirrored`, in a light (see `_Light`).
+
+    `reduce`: the fraction of its size that a JPEG is decoded at.
+    """
+
+    region: Region
+    size: Size
+    mirrored: bool = False
+    light: "Light | None" = None
+    reduce: int = 1
+
+    @property
+    def edges(self) -> tuple[int, int, int, int]:
+        """Where the left, top, right and bottom edge of what is shown are in the original image; see `Batch.shown`."""
+        x0, y0, x1, y1 = self.region
+        return (x1, y0, x0, y1) if self.mirrored else (x0, y0, x1, y1)
+
+    def fitted(self, pixels: RgbImage, n: int) -> RgbImage:
+        """An image (H, W, 3), decoded at 1 / `n` of its size, as it is shown. It may be written to."""
+        x0, y0, x1, y1 = self.region
+        if (x0, y0) != (0, 0) or (-(-y1 // n), -(-x1 // n)) != pixels.shape[:2]:
+            pixels = np.ascontiguousarray(pixels[y0 // n : -(-y1 // n), x0 // n : -(-x1 // n)])
+        extent = None if n == 1 else ((y1 - y0) / n, (x1 - x0) / n)
+        fitted = resize(pixels, self.size, extent)
+        if self.light is not None:
+            fitted = self.light.on(fitted)
+        return np.asarray(cv2.flip(fitted, 1), np.uint8) if self.mirrored else fitted
+
+
+@dataclass(frozen=True, eq=False)
+class Light:
+    """Levels that change, and noise of a standard deviation in grey levels that comes from a generator."""
+
+    levels: Levels
+    noise: float
+    rng: np.random.Generator
+
+    def on(self, pixels: RgbImage) -> RgbImage:
+        """Pixels (h, w, 3), written to, in this light."""
+        shone = lit(pixels, self.levels, pixels) if changes(self.levels) else pixels
+        return add_noise(shone, self.noise, self.rng) if self.noise else shone
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,72 +119,56 @@ class Draft:
     show: Show
     """What is seen of them."""
     objects: Objects
-    """As stored, not mirrored."""
+    """As stored: in the whole image, not mirrored."""
     original_size: Size
-    size: Size
-    """After resizing."""
-    mirrored: bool
+    shown: Shown
     homography: Homography | None = None
     """As stored, where `show` wants it."""
+    transform_seed: int = 0
+    """What a transform of the user's draws from."""
+
+    @property
+    def size(self) -> Size:
+        """After resizing."""
+        return self.shown.size
 
     def target(self, objects: Objects) -> Target:
         """The objects to find among those that are seen: without regions that are to be ignored."""
+        if self.shown.region != whole(self.original_size):
+            objects = objects_within(objects, self.shown.region)
         found = ~objects.is_crowd
-        relative = xyxy_to_cxcywh(objects.boxes[found], self.original_size)
-        if self.mirrored:
-            relative[:, 0] = 1 - relative[:, 0]
+        relative = xyxy_to_shown(objects.boxes[found], self.shown.edges)
         category_ids = np.array(objects.category_ids[found])
         return Target(boxes=torch.from_numpy(relative), category_ids=torch.from_numpy(category_ids))
 
-    def draw(self, canvas: RgbImage, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Seen:
-        """Draw what is seen, resized, onto the top left of `canvas` (H, W, C), zero the rest, and say so in `mask`.
+    def seen(self) -> Seen:
+        """What is seen, as it is shown: images (h, w, 3) of `size`, and objects in pixels of the whole image.
 
         Raises:
             ExampleError: an image cannot be decoded, or has another size than its example says.
         """
         try:
-            seen = self.show([self._decoded(frame) for frame in self.frames], self.objects, self.homography)
+            decoded = [self._decoded(frame) for frame in self.frames]
+            seen = self.show([one.pixels for one in decoded], self.objects, self.homography)
         except ShardboxError as error:
             raise ExampleError(f"image {self.image_id!r} ({self.place}): {error.message}", error.remedy) from error
-        height, width = self.size
-        resized = [resize(pixels, self.size) for pixels in seen.images]
-        if self.mirrored:
-            resized = [np.asarray(cv2.flip(pixels, 1), np.uint8) for pixels in resized]
-        if len(resized) == 1:
-            np.copyto(canvas[:height, :width], resized[0])
-        else:
-            cv2.mixChannels(resized, [canvas[:height, :width]], _SIX_CHANNELS)
-        canvas[height:] = 0
-        canvas[:height, width:] = 0
-        mask[:height, :width] = True
-        mask[height:] = False
-        mask[:height, width:] = False
-        return seen
+        damage = "; ".join(one.damage for one in decoded if one.damage)
+        # What is made of two frames is made of them whole.
+        images = zip(seen.images, decoded, strict=False)
+        return replace(
+            seen, images=tuple(self.shown.fitted(pixels, one.reduced) for pixels, one in images), damage=damage
+        )
 
-    def _decoded(self, frame: Encoded) -> RgbImage:
-        pixels = decode_rgb(frame.image, frame.orientation)
-        if pixels.shape[:2] != self.original_size:
+    def _decoded(self, frame: Encoded) -> Decoded:
+        decoded = decode(frame.image, frame.orientation, self.shown.reduce)
+        height, width = (-(-side // decoded.reduced) for side in self.original_size)
+        if decoded.pixels.shape[:2] != (height, width):
             raise ImageError(
-                f"the image has (height, width) = {pixels.shape[:2]} px, its example says {self.original_size}",
+                f"the image has (height, width) = {decoded.pixels.shape[:2]} px, its example says {(height, width)}"
+                + (f" at 1/{decoded.reduced} of its size" if decoded.reduced > 1 else ""),
                 "prepare the dataset again",
             )
-        return pixels
-
-
-def resize(pixels: RgbImage, size: Size) -> RgbImage:
-    """Pixels (H, W, 3) uint8 resized to `size` (height, width): bilinear with antialias, in fixed-point arithmetic.
-
-    It is the operation that torchvision applies to uint8 tensors on a CPU with AVX2 (or on ARM), and gives its values.
-    """
-    height, width = pixels.shape[:2]
-    if size == (height, width):
-        return pixels
-    # Told apart from a contiguous tensor by its batch stride alone, the image is read and written with the channels
-    # last, as it lies in memory, without being repacked on the way in and out.
-    strides = (height * width * 3, 1, width * 3, 3)
-    image = torch.from_numpy(pixels).as_strided((1, 3, height, width), strides)
-    resized = F.interpolate(image, size=size, mode="bilinear", antialias=True)
-    return resized[0].permute(1, 2, 0).numpy()
+        return decoded
 
 
 class ExampleReader:
@@ -144,25 +178,31 @@ class ExampleReader:
     """
 
     def __init__(
-        self, dataset: PreparedDataset, split: str, policy: Resize, augmentation: Augmentation, view: View
+        self,
+        dataset: PreparedDataset,
+        split: str,
+        policy: Resize,
+        augmentation: Augmentation,
+        view: View,
+        *,
+        reduced_decoding: bool = True,
     ) -> None:
         layout = dataset.layout
         self._sight = sight_of(view, layout.kind)
-        if augmentation.pairs is not None and not self._sight.compares:
-            raise UsageError(
-                f"{dataset.path} cannot be augmented before its frames are compared",
-                "give a dataset of pairs, and a mode of difference or both frames as inputs",
-            )
+        _check_augmentation(dataset, augmentation, self._sight.compares)
         self._n_categories = len(dataset.categories)
-        self._layout, self._policy, self._augmentation = layout, policy, augmentation
+        self._policy, self._augmentation = policy, augmentation
+        self._reduces = reduced_decoding and self._sight.as_decoded
         self._shards = dataset.shards(split)
         self._stops = np.cumsum([shard.count for shard in self._shards])
-        features = dataset.builder.info.features
+        # Of single images boxes, classes and regions to ignore are all that a target is made of.
+        lean = layout.kind == "images"
+        self._layout = replace(layout, area="", truncated="", segmentation="") if lean else layout
         frames = self._sight.frames
         ours = ("image/height", "image/width", "homography", *(f"{frame}/orientation" for frame in frames))
         wanted = (*frames, layout.objects, layout.image_id, layout.filename, *(ours if layout.is_ours else ()))
-        self._features = tfds.features.FeaturesDict({name: features[name] for name in wanted if name in features})
-        self._decoders = {name: tfds.decode.SkipDecoding() for name in frames}
+        columns = {"bbox", "label", layout.crowd} if lean else None
+        self._values = ExampleValues(dataset.builder.info.features, wanted, columns)
 
     def draft(self, epoch: int, index: int, payload: bytes) -> Draft:
         """The draft of the example at `index` of the split, as it is seen in `epoch`.
@@ -175,7 +215,7 @@ class ExampleReader:
         place = f"{shard.path}, example {position}"
         image_id = f"{shard.path.name}__{position}"
         try:
-            example = self._features.deserialize_example_np(payload, decoders=self._decoders)
+            example = self._values(payload)
             image_id = example_image_id(example, self._layout, image_id)
             original_size = example_size(example, self._layout)
             objects = example_to_objects(example[self._layout.objects], original_size, self._layout, image_id)
@@ -184,21 +224,63 @@ class ExampleReader:
             raise ExampleError(f"image {image_id!r} ({place}): {error.message}", error.remedy) from error
         show, pairs = self._sight.show, self._augmentation.pairs
         if pairs is not None:
-            show = augmented(show, pairs, self._augmentation.generator(epoch, image_id))
+            show = augmented(show, pairs, self._augmentation.generator("pair", epoch, image_id))
+        frames = tuple(self._encoded(example, frame) for frame in self._sight.frames)
         return Draft(
             image_id=image_id,
             place=place,
-            frames=tuple(self._encoded(example, frame) for frame in self._sight.frames),
+            frames=frames,
             show=show,
             objects=objects,
             original_size=original_size,
-            size=self._policy.target_size(original_size),
-            mirrored=self._augmentation.mirrors(epoch, image_id),
+            shown=self._shown(epoch, image_id, original_size, objects, frames),
             homography=example.get("homography"),
+            transform_seed=int(unit_hash("transform", self._augmentation.seed, epoch, image_id) * 2**53),
         )
+
+    def _shown(self, epoch: int, image_id: str, size: Size, objects: Objects, frames: Sequence[Encoded]) -> Shown:
+        mirrored = self._augmentation.mirrors(epoch, image_id)
+        changed, light, factor = self._augmentation.images, None, 1.0
+        region = whole(size)
+        if changed is not None:
+            rng = self._augmentation.generator("image", epoch, image_id)
+            region, factor = random_region(changed, size, objects, rng)
+            light = Light(random_levels(changed, rng), changed.noise, rng) if changed.lights else None
+        x0, y0, x1, y1 = region
+        height, width = self._policy.target_size((y1 - y0, x1 - x0))
+        target = max(1, round(height * factor)), max(1, round(width * factor))
+        reduce = _reduction(region, target, size, frames) if self._reduces else 1
+        return Shown(region, target, mirrored, light, reduce)
 
     def _encoded(self, example: Mapping[str, Any], frame: str) -> Encoded:
         if not self._layout.is_ours:
             return Encoded(example[frame], 1)
         orientation = example.get(f"{frame}/orientation")
         return Encoded(example[frame], None if orientation is None else int(orientation))
+
+
+def _check_augmentation(dataset: PreparedDataset, augmentation: Augmentation, compares: bool) -> None:
+    if augmentation.pairs is not None and not compares:
+        raise UsageError(
+            f"{dataset.path} cannot be augmented before its frames are compared",
+            "give a dataset of pairs, and a mode of difference or both frames as inputs",
+        )
+    if augmentation.images is not None and augmentation.images.lights and dataset.layout.kind != "images":
+        raise UsageError(
+            f"{dataset.path} does not hold single images: a change of light would be taken for a change of the scene",
+            "augment pairs with PairAugmentation, or leave exposure, contrast, colour and noise out",
+        )
+
+
+def _reduction(region: Region, target: Size, size: Size, frames: Sequence[Encoded]) -> int:
+    """The fraction of its size at which a JPEG is decoded, so that enough is left to resize from."""
+    x0, y0, x1, y1 = region
+    left = min((y1 - y0) / target[0], (x1 - x0) / target[1])
+    if left < 2 * _LEAST_LEFT:  # Nearly all photographs.
+        return 1
+    for n in (8, 4, 2):
+        # At the far edge part of a pixel may be left over; on a turned image the far edge may be the near one.
+        exact = all(frame.orientation == 1 for frame in frames) or not (size[0] % n or size[1] % n)
+        if left >= n * _LEAST_LEFT and exact:
+            return n
+    return 1

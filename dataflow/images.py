@@ -2,7 +2,7 @@
 
 import io
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -156,17 +156,12 @@ def look_hash(data: bytes, header: ImageHeader) -> int | None:
 def _grey(data: bytes, header: ImageHeader) -> npt.NDArray[np.uint8]:
     """Pixels (h, w) grey, decoded in full, and at a fraction of the size where that is cheaper."""
     if header.format == "JPEG":
-        options = {"min_height": 32, "min_width": 32, "min_factor": 1}
+        # At the least fraction that leaves 32 pixels a side.
+        reduce = next((n for n in (8, 4, 2) if min(header.stored_size) >= 32 * n), 1)
         try:
-            pixels = simplejpeg.decode_jpeg(data, "GRAY", **options)
+            return _jpeg_pixels(data, "GRAY", reduce)[:, :, 0]
         except ValueError as error:
-            # Bytes between two header segments harm no pixel; behind the header they are what is left of lost ones.
-            parts, scan = _jpeg_parts(data)
-            try:
-                pixels = simplejpeg.decode_jpeg(b"".join(parts) + data[scan:], "GRAY", **options)
-            except ValueError:
-                raise DamagedImageError(f"damaged JPEG: {error}", "replace the file") from error
-        return np.asarray(pixels[:, :, 0], np.uint8)
+            raise DamagedImageError(f"damaged JPEG: {error}", "replace the file") from error
     try:
         if header.format == "PNG":
             with Image.open(io.BytesIO(data)) as image:
@@ -190,17 +185,70 @@ def turn_upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray
     return np.ascontiguousarray(pixels)
 
 
-def decode_rgb(data: bytes, orientation: int | None = None) -> RgbImage:
-    """Pixels (H, W, 3) uint8 RGB of an encoded image, turned by an EXIF `orientation` (1: as stored; None: its own).
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """What was decoded.
 
-    Grey images get three equal channels, an alpha channel is dropped, 16 bits become 8. OpenCV decodes (without the
-    GIL, with the accurate DCT: bit-identical to Pillow on JPEG); orientation comes from Pillow's reading of EXIF,
-    so that the pixels and `read_header` cannot disagree.
+    `pixels` (H, W, 3) uint8 RGB. `reduced`: each side is that of the image divided by this, rounded up. `damage`: what
+    a decoder had to pass over to get there, empty where the image is sound.
+    """
+
+    pixels: RgbImage
+    reduced: int = 1
+    damage: str = ""
+
+
+def decode(data: bytes, orientation: int | None = None, reduce: int = 1) -> Decoded:
+    """An encoded image, turned by an EXIF `orientation` (1: as stored; None: its own).
+
+    Grey images get three equal channels, an alpha channel is dropped, 16 bits become 8. JPEG is decoded by
+    libjpeg-turbo with the accurate DCT, bit-identical to Pillow; a damaged one, and all other formats, by OpenCV.
+    Neither holds the GIL. Orientation comes from Pillow's reading of EXIF, so that the pixels and `read_header` cannot
+    disagree.
+
+    Args:
+        data: the file.
+        orientation: EXIF orientation to apply.
+        reduce: decode a JPEG to this fraction of its size: 1, 2, 4 or 8. Each pixel is then about the mean of a square.
+            Whether it was done is in `Decoded.reduced`.
 
     Raises:
         ImageError: the bytes cannot be decoded.
     """
     orientation = read_header(data).orientation if orientation is None else orientation
+    damage = ""
+    if data[:2] == b"\xff\xd8":
+        try:
+            return Decoded(turn_upright(_jpeg_pixels(data, "RGB", reduce), orientation), reduce)
+        except ValueError as error:
+            damage = str(error)
+    return Decoded(turn_upright(_any_pixels(data), orientation), damage=damage)
+
+
+def decode_rgb(data: bytes, orientation: int | None = None) -> RgbImage:
+    """Pixels (H, W, 3) uint8 RGB of an encoded image; see `decode`.
+
+    Raises:
+        ImageError: the bytes cannot be decoded.
+    """
+    return decode(data, orientation).pixels
+
+
+def _jpeg_pixels(data: bytes, colours: Literal["RGB", "GRAY"], reduce: int = 1) -> npt.NDArray[np.uint8]:
+    """Pixels (H, W, 3 or 1) of a JPEG at a fraction of its size; ValueError for whatever harms one of them."""
+    options: dict[str, int] = {}
+    if reduce > 1:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        options = {"min_height": -(-height // reduce), "min_width": -(-width // reduce), "min_factor": reduce}
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, colours, **options), np.uint8)
+    except ValueError:
+        # Bytes between two header segments harm no pixel; behind the header they are what is left of lost ones.
+        parts, scan = _jpeg_parts(data)
+        return np.asarray(simplejpeg.decode_jpeg(b"".join(parts) + data[scan:], colours, **options), np.uint8)
+
+
+def _any_pixels(data: bytes) -> RgbImage:
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
@@ -208,7 +256,7 @@ def decode_rgb(data: bytes, orientation: int | None = None) -> RgbImage:
         raise ImageError(f"image of {len(data)} bytes cannot be decoded ({error.err})", "replace it") from error
     if pixels is None:
         raise ImageError(f"image of {len(data)} bytes cannot be decoded", "replace it")
-    return turn_upright(np.asarray(pixels, np.uint8), orientation)
+    return np.asarray(pixels, np.uint8)
 
 
 def encode_png(pixels: RgbImage) -> bytes:

@@ -6,12 +6,9 @@ Mirroring, which commutes with all of that, is done where any image is drawn int
 """
 
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import Final
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
 from dataflow.boxes import LEAST_SIDE_PX, Size, box_areas, clip_boxes
 from dataflow.camera_motion import draw_moved, random_movement
@@ -19,32 +16,25 @@ from dataflow.errors import UsageError
 from dataflow.image_diff import checked_pair
 from dataflow.images import RgbImage
 from dataflow.motion_models import Matrix, carry_boxes
+from dataflow.random_light import LIGHT_LIMITS, Levels, LightBounds, add_noise, changes, lit, random_levels
 from dataflow.records import Objects
 
 # An object of which less than this share is left at the border is not asked for: what remains of it seldom tells its
 # class, and a box around it would teach to detect fragments.
 LEAST_SHOWN = 0.2
 
-# Least and most of each bound. Below half its size a bilinear drawing skips pixels; light changed by more leaves little
-# to see; of frames further apart, no alignment follows.
-_LIMITS: Final = {
+# Least and most of each bound. Below half its size a bilinear drawing skips pixels; of frames further apart, no
+# alignment follows.
+_LIMITS: Final = LIGHT_LIMITS | {
     "scale": (1.0, 2.0),
-    "exposure": (0.0, 0.8),
-    "contrast": (0.0, 0.8),
-    "colour": (0.0, 0.8),
-    "noise": (0.0, 40.0),
     "shake_px": (0.0, 200.0),
     "rotation": (0.0, 30.0),
     "zoom": (0.0, 0.3),
 }
-_LEVELS = np.arange(256, dtype=np.uint8)
-_MIDDLE = 127.5
-# Rows of noise made at a time, so that it lies in the processor's cache.
-_STRIP = 32
 
 
 @dataclass(frozen=True)
-class PairAugmentation:
+class PairAugmentation(LightBounds):
     """How far pairs are changed; the defaults change nothing.
 
     Both frames alike: magnified by a factor of 1 / `scale` to `scale`, drawn evenly by its logarithm, about a random
@@ -59,10 +49,6 @@ class PairAugmentation:
     """
 
     scale: float = 1.0
-    exposure: float = 0.0
-    contrast: float = 0.0
-    colour: float = 0.0
-    noise: float = 0.0
     shake_px: float = 0.0
     rotation: float = 0.0
     zoom: float = 0.0
@@ -118,7 +104,7 @@ def augment_pair(
     before, after = checked_pair(before, after, None)
     size = (after.shape[0], after.shape[1])
     motion = random_motion(augmentation, size, rng)
-    lights = [_random_light(augmentation, rng) for _ in range(2)]
+    lights = [random_levels(augmentation, rng) for _ in range(2)]
     # Each frame is drawn once, from the pixels it came with, and lit after that. The other way round is the same up to
     # rounding where nothing saturates; this way a light saturates what a camera would see, and stays an exact function
     # of the pixels drawn; and noise is not smoothed.
@@ -148,43 +134,13 @@ def _drawn(frame: RgbImage, matrix: Matrix) -> RgbImage:
     return np.asarray(draw_moved(frame, matrix, (height, width)), np.uint8)
 
 
-def _random_light(augmentation: PairAugmentation, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """What becomes of each level (256, 3) of red, green and blue: rounded half to even, saturated."""
-    spread = np.array([augmentation.exposure, augmentation.contrast, *[augmentation.colour] * 3])
-    exposure, contrast, *colour = 1 + rng.uniform(-spread, spread)
-    lit = _LEVELS[:, None] * exposure * np.array(colour)
-    return np.asarray(np.clip(np.rint((lit - _MIDDLE) * contrast + _MIDDLE), 0, 255), np.uint8)
-
-
-def _unit_normal() -> npt.NDArray[np.float64]:
-    """256 equally likely values of a normal distribution of variance 1."""
-    values = np.array([NormalDist().inv_cdf((n + 0.5) / 256) for n in range(256)])
-    scaled: npt.NDArray[np.float64] = values / values.std()
-    return scaled
-
-
-_NORMAL: Final = _unit_normal()
-
-
-def _taken(
-    frame: RgbImage, matrix: Matrix, light: npt.NDArray[np.uint8], sigma: float, rng: np.random.Generator
-) -> RgbImage:
+def _taken(frame: RgbImage, matrix: Matrix, light: Levels, sigma: float, rng: np.random.Generator) -> RgbImage:
     """The frame moved by a matrix, in a light and with noise; itself where nothing happens to it."""
     taken = _drawn(frame, matrix)
-    if (light != _LEVELS[:, None]).any():
+    if changes(light):
         # What was drawn is ours to write to; fresh memory would take longer than the change of light.
-        taken = np.asarray(cv2.LUT(taken, light[None], dst=None if taken is frame else taken), np.uint8)
-    return _with_noise(taken.copy() if taken is frame else taken, sigma, rng) if sigma else taken
-
-
-def _with_noise(frame: RgbImage, sigma: float, rng: np.random.Generator) -> RgbImage:
-    """The frame, written to, with normal noise to whole levels: by table, many times as fast as normal numbers."""
-    levels = np.rint(sigma * _NORMAL).astype(np.int16)
-    for top in range(0, len(frame), _STRIP):
-        rows = frame[top : top + _STRIP]
-        noise = cv2.LUT(rng.integers(0, 256, rows.shape, np.uint8), levels)
-        cv2.add(rows, noise, dst=rows, dtype=cv2.CV_8U)
-    return frame
+        taken = lit(taken, light, None if taken is frame else taken)
+    return add_noise(taken.copy() if taken is frame else taken, sigma, rng) if sigma else taken
 
 
 def move_objects(objects: Objects, motion: PairMotion, size: Size) -> Objects:

@@ -224,7 +224,7 @@ def example_to_objects(columns: Mapping[str, Any], size: boxes.Size, layout: Lay
     keep = (xyxy[:, :2] < xyxy[:, 2:]).all(axis=1)
     if not keep.all():
         _log.warning("image %s: %d boxes without area left out", name, int((~keep).sum()))
-    tracks = np.asarray(columns["id"])[keep] if layout.is_ours else np.zeros(0, np.int64)
+    tracks = np.asarray(columns["id"])[keep] if layout.is_ours and "id" in columns else np.zeros(0, np.int64)
     return Objects(
         boxes=xyxy[keep],
         category_ids=np.asarray(columns["label"])[keep],

@@ -124,12 +124,14 @@ def default_mode(pairs: PreparedDataset) -> DiffMode:
 class Seen:
     """One or two images (H, W, 3) uint8, and the objects in their pixels.
 
-    `refused`: why a pair could not be aligned, else empty. It shows no change then, and no objects.
+    `refused`: why a pair could not be aligned, else empty. It shows no change then, and no objects. `damage`: what
+    had to be passed over to decode it, else empty.
     """
 
     images: tuple[RgbImage, ...]
     objects: Objects
     refused: str = ""
+    damage: str = ""
 
 
 Homography = npt.NDArray[np.float64]
@@ -145,16 +147,19 @@ class Sight:
     show: Show
     compares: bool = False
     """Whether frames as the camera took them are compared here."""
+    as_decoded: bool = False
+    """Whether frames are shown as they are decoded, at whatever size that is."""
 
 
 def sight_of(view: View, kind: Kind) -> Sight:
     """How a settled view looks at the examples of a kind of dataset."""
     if kind == "differences":
         if view.inputs == "frames":
-            return Sight(("before", "after"), _as_they_are if view.align == "none" else _laid_over)
-        return Sight(("after", "image") if view.inputs == "stack" else ("image",), _as_they_are)
+            still = view.align == "none"
+            return Sight(("before", "after"), _as_they_are if still else _laid_over, as_decoded=still)
+        return Sight(("after", "image") if view.inputs == "stack" else ("image",), _as_they_are, as_decoded=True)
     if kind == "images":
-        return Sight(("image",), _as_they_are)
+        return Sight(("image",), _as_they_are, as_decoded=True)
     return Sight(("before", "image"), partial(show_pair, view=view), compares=True)
 
 

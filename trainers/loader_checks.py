@@ -146,9 +146,16 @@ class _Seen(NamedTuple):
     size: Size
 
 
-def check_images(subject: Subject) -> tuple[list[str], list[Check]]:
-    """The image ids in shard order, and what one pass over all images shows, beside records read without the loader."""
-    found: list[str] = []
+class Found(NamedTuple):
+    """An image in its place in the split: its id, and its (height, width) px after resizing."""
+
+    image_id: str
+    size: Size
+
+
+def check_images(subject: Subject) -> tuple[list[Found], list[Check]]:
+    """The images in shard order, and what one pass over all of them shows, beside records read without the loader."""
+    found: list[Found] = []
     broken: list[str] = []
     displaced: list[str] = []
     n_boxes, worst = 0, 0.0
@@ -157,7 +164,7 @@ def check_images(subject: Subject) -> tuple[list[str], list[Check]]:
             image = f"image {record.image_id!r} ({subject.place(index)})"
             if seen.size != record.size:
                 broken.append(f"{image} comes as (height, width) = {seen.size} px, its example says {record.size}")
-            found.append(record.image_id)
+            found.append(Found(record.image_id, subject.options.resize.target_size(record.size)))
             far = _displacement(seen.truth, record)
             n_boxes, worst = n_boxes + len(seen.truth), max(worst, far)
             if not far < TOLERANCE_PX:

@@ -12,17 +12,18 @@ import numpy as np
 
 from dataflow.batches import Batch
 from dataflow.bridge import BatchLoader, default_threads
+from dataflow.grouping import group_by_shape
 from dataflow.order import Indices, Share, times_visited
 from dataflow.splits import unit_hash
-from trainers.loader_checks import MOST_FAILURES, Check, Subject
+from trainers.loader_checks import MOST_FAILURES, Check, Found, Subject
 
 _WHOLE = 32  # batches that are read without a gap
 _STRETCH = 8  # batches of a part of a longer stream
 _NONE: Indices = np.zeros(0, np.int64)
 
 
-def check_evaluation(subject: Subject, found: Sequence[str]) -> Check:
-    """Whether the ranks of an evaluation together see each image once; `found` are the image ids in shard order."""
+def check_evaluation(subject: Subject, found: Sequence[Found]) -> Check:
+    """Whether the ranks of an evaluation together see each image once; `found` are the images in shard order."""
     failures: list[str] = []
     tails: list[int] = []
     for size in subject.options.world_sizes:
@@ -46,7 +47,7 @@ def check_evaluation(subject: Subject, found: Sequence[str]) -> Check:
     return Check("evaluation", says, counts, tuple(failures[:MOST_FAILURES]))
 
 
-def check_epochs(subject: Subject, found: Sequence[str]) -> Check:
+def check_epochs(subject: Subject, found: Sequence[Found]) -> Check:
     """Whether the ranks of a training together see each image once an epoch, in even shares."""
     failures: list[str] = []
     for size in subject.trainable:
@@ -76,7 +77,9 @@ def _visits(loader: BatchLoader) -> Iterator[Indices]:
         yield plan.visits[plan.skip :]
 
 
-def _visited_otherwise(subject: Subject, found: Sequence[str], visits: Sequence[Indices], where: str) -> Iterator[str]:
+def _visited_otherwise(
+    subject: Subject, found: Sequence[Found], visits: Sequence[Indices], where: str
+) -> Iterator[str]:
     """The images that all these visits together do not show exactly once."""
     times = times_visited(visits, subject.images)
     for index in np.flatnonzero(times != 1)[:MOST_FAILURES].tolist():
@@ -84,8 +87,9 @@ def _visited_otherwise(subject: Subject, found: Sequence[str], visits: Sequence[
         yield f"{where}: image {name!r} ({subject.place(index)}) comes {times[index]} times"
 
 
-def _names(found: Sequence[str], indices: Iterable[int]) -> list[str]:
-    return [found[index] if 0 <= index < len(found) else f"no image of the split ({index})" for index in indices]
+def _names(found: Sequence[Found], indices: Iterable[int]) -> list[str]:
+    known = range(len(found))
+    return [found[index].image_id if index in known else f"no image of the split ({index})" for index in indices]
 
 
 def _ranks(size: int) -> str:
@@ -127,7 +131,7 @@ class Stream:
     """The training batches of one rank, without an end, of which some parts are looked at."""
 
     subject: Subject
-    found: Sequence[str]
+    found: Sequence[Found]
     share: Share
 
     @property
@@ -159,14 +163,24 @@ class Stream:
         loader = self.subject.loader(self.share, training=True, step=first, threads=threads)
         return [_shown(batch) for batch in islice(loader, stop - first)]
 
-    def planned(self, first: int, stop: int) -> list[int]:
-        """The images that a loader which starts at step `first` will show up to step `stop`."""
+    def planned(self, first: int, stop: int) -> list[list[int]]:
+        """The images that a loader which starts at step `first` will show in each step up to `stop`."""
+        loader, size = self.subject.loader(self.share, training=True, step=first), self.subject.options.batch_size
+        batches: list[list[int]] = []
         visits: list[int] = []
-        for epoch in _visits(self.subject.loader(self.share, training=True, step=first)):
-            visits += epoch.tolist()
-            if len(visits) >= (length := (stop - first) * self.subject.options.batch_size) or not len(epoch):
-                return visits[:length]
-        return visits
+        plans = _visits(loader)
+        start, end = loader.group_at(first)
+        passed = first - start
+        while len(batches) < passed + stop - first:
+            while len(visits) < (end - start) * size and len(more := next(plans, _NONE)):
+                visits += more.tolist()
+            group, visits = visits[: (end - start) * size], visits[(end - start) * size :]
+            if not group:
+                break
+            sizes = [self.found[i].size if 0 <= i < len(self.found) else (1, 1) for i in group]
+            batches += [[group[i] for i in batch] for batch in group_by_shape(sizes, size)]
+            start, end = loader.group_at(end)
+        return batches[passed:][: stop - first]
 
     def resumed(self) -> Iterator[tuple[_Part, int]]:
         """Some steps, drawn from the seed, one of them in the second epoch."""
@@ -189,17 +203,17 @@ class Stream:
 def check_order(streams: Sequence[Stream]) -> Check:
     """Whether batches are the same again, whatever the number of threads, and show what was planned."""
     failures: list[str] = []
-    size, resize = streams[0].subject.options.batch_size, streams[0].subject.options.resize
+    resize = streams[0].subject.options.resize
     threads = max(2, default_threads())
     looked = []
     for stream in streams:
-        names = _names(stream.found, stream.planned(0, stream.parts[-1].stop))
+        names = [tuple(_names(stream.found, batch)) for batch in stream.planned(0, stream.parts[-1].stop)]
         for part, batches in zip(stream.parts, stream.uninterrupted, strict=True):
             looked.append(f"{part.first} to {part.stop - 1} of {stream.name}")
             for n, when in ((1, f"with 1 thread instead of {threads}"), (threads, "read again")):
                 again = stream.read(part.first, part.stop, n)
                 failures += stream.differing(part.first, batches, again, when)
-            planned = [tuple(names[step * size : (step + 1) * size]) for step in range(part.first, part.stop)]
+            planned = names[part.first : part.stop]
             as_planned = [seen._replace(image_ids=ids) for seen, ids in zip(batches, planned, strict=False)]
             failures += stream.differing(part.first, as_planned, batches, "beside the plan")
     count = sum(part.stop - part.first for stream in streams for part in stream.parts)
@@ -224,10 +238,10 @@ def check_resuming(streams: Sequence[Stream]) -> Check:
             when = f"resumed at step {step}"
             failures += stream.differing(step, reference, stream.read(step, part.stop), when)
             rest = stream.planned(step, end)
-            if rest != whole[step * size :]:
+            if rest != whole[step:]:
                 failures.append(f"{stream.name}: {when}, other images are planned than without the interruption")
             steps.append(f"{step} of {stream.name}{' (second epoch)' if step * size >= stream.epoch else ''}")
-            batches, planned = batches + len(reference), planned + len(rest)
+            batches, planned = batches + len(reference), planned + sum(map(len, rest))
     says = (
         f"resumed at the steps {', '.join(steps)}, the stream goes on with the very batches of the uninterrupted one "
         f"({batches} batches byte for byte, {planned} visits as planned)"

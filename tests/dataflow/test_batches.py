@@ -88,7 +88,8 @@ def test_a_batch_moves_as_a_whole(batch: Batch) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"pixel_values": torch.zeros(2, 3, 25, 30)},
+        {"pixel_values": torch.zeros(2, 3, 25, 30, dtype=torch.float64)},
+        {"shown": torch.zeros(2, 3, dtype=torch.float64)},
         {"pixel_values": torch.zeros(2, 25, 30, 3, dtype=torch.uint8)},
         {"pixel_mask": torch.zeros(2, 25, 30, dtype=torch.int64)},
         {"pixel_mask": torch.zeros(2, 25, 31, dtype=torch.bool)},

@@ -231,7 +231,7 @@ print(len(next(batches)))
     def test_decoding_threads_compute_alone(self, dataset: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: set[int] = set()
 
-        def resize(image: Any, size: tuple[int, int]) -> Any:
+        def resize(image: Any, size: tuple[int, int], extent: Any) -> Any:
             seen.add(torch.get_num_threads())
             return np.zeros((*size, 3), np.uint8)
 

@@ -98,7 +98,7 @@ class TestValues:
     )
     def test_batches_equal_hugging_face(self, dataset: PreparedDataset, policy: Resize) -> None:
         images = {record.image_id: decoded_upright(record.image) for record in dataset.records("train")}
-        for batch in loader(dataset, batch_size=9, policy=policy):
+        for batch in loader(dataset, batch_size=9, policy=policy, reduced_decoding=False):
             assert batch.pixel_values.dtype == torch.uint8
             assert batch.pixel_values.is_contiguous(memory_format=torch.channels_last)
             assert_like_hugging_face(batch, [images[name] for name in batch.image_ids], policy)

@@ -6,12 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torchvision.transforms.v2 import functional as tv
 
 from dataflow.batches import Target
-from dataflow.drafts import Augmentation, Draft, Encoded, ExampleError, ExampleReader, resize
+from dataflow.drafts import Augmentation, Draft, Encoded, ExampleError, ExampleReader, Shown
+from dataflow.drawing import ByteCanvas, Place, draw, resize
+from dataflow.image_augmentation import whole
 from dataflow.images import decode_rgb, encode_png
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Objects
@@ -33,27 +32,16 @@ def make_draft(size: tuple[int, int], to: tuple[int, int], n: int = 3, **changes
         show=sight_of(View("image", None, "none"), "images").show,
         objects=random_objects(size, n, seed=1),
         original_size=size,
-        size=to,
-        mirrored=False,
+        shown=Shown(whole(size), to),
     )
     return replace(draft, **changes)
 
 
 def drawn(draft: Draft, canvas_size: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     """The canvas and the mask, which were full of something else before."""
-    canvas, mask = np.full((*canvas_size, 3), 99, np.uint8), np.ones(canvas_size, np.bool_)
-    draft.draw(canvas, mask)
-    return canvas, mask
-
-
-side = st.integers(1, 90)
-
-
-@given(st.tuples(side, side), st.tuples(side, side))
-def test_resizing_gives_the_values_of_torchvision(size: tuple[int, int], to: tuple[int, int]) -> None:
-    image = pixels(*size)
-    expected = tv.resize(torch.from_numpy(image).permute(2, 0, 1), list(to), antialias=True).permute(1, 2, 0)
-    np.testing.assert_array_equal(resize(image, to), expected.numpy())
+    place = Place(np.full((*canvas_size, 3), 99, np.uint8), np.ones(canvas_size, np.bool_))
+    draw(draft.seen().images, place, ByteCanvas())
+    return place.pixels, place.mask
 
 
 def test_an_image_is_drawn_at_the_top_left_and_the_rest_is_padding() -> None:
@@ -68,7 +56,7 @@ def test_an_image_is_drawn_at_the_top_left_and_the_rest_is_padding() -> None:
 @pytest.mark.parametrize("to", [(50, 70), (40, 56)], ids=["same size", "smaller"])
 def test_mirroring_turns_pixels_and_boxes_alike(to: tuple[int, int]) -> None:
     plain = make_draft((50, 70), to)
-    mirrored = replace(plain, mirrored=True)
+    mirrored = replace(plain, shown=replace(plain.shown, mirrored=True))
     np.testing.assert_array_equal(drawn(mirrored, (64, 72))[0][: to[0], : to[1]], drawn(plain, to)[0][:, ::-1])
     np.testing.assert_array_equal(drawn(mirrored, (64, 72))[1], drawn(plain, (64, 72))[1])
     before, after = plain.target(plain.objects), mirrored.target(mirrored.objects)

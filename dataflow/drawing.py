@@ -1,0 +1,119 @@
+"""Pixels resized, and onto a canvas as bytes or as normalised floats, in native code without the GIL."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from dataflow.boxes import Size
+from dataflow.images import RgbImage
+
+Channels = tuple[float, float, float]
+
+_SIX_CHANNELS = [n for channel in range(6) for n in (channel, channel)]
+"""For OpenCV: every channel of two images to the same channel of one."""
+_STRIP_BYTES = 512 << 10
+"""Of floats that are worked on at a time: what a processor's second cache holds."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """(value / 255 - mean) / std of each channel of an image, as `dataflow.batches.normalise` has it."""
+
+    mean: Channels
+    std: Channels
+
+
+class Place(NamedTuple):
+    """Where one image goes: `pixels` (H, W, C) uint8 or float32 and `mask` (H, W) bool, both written in full."""
+
+    pixels: npt.NDArray[Any]
+    mask: npt.NDArray[np.bool_]
+
+
+class ByteCanvas:
+    """Draws bytes as they are."""
+
+    dtype: type[np.generic] = np.uint8
+
+    def put(self, images: Sequence[RgbImage], part: npt.NDArray[Any]) -> None:
+        """One or two images (h, w, 3) side by side into the channels of `part` (h, w, C)."""
+        if len(images) == 1:
+            np.copyto(part, images[0])
+        else:
+            cv2.mixChannels(list(images), [part], _SIX_CHANNELS)
+
+
+class FloatCanvas:
+    """Draws normalised floats, with the very values of `dataflow.batches.normalise`."""
+
+    dtype: type[np.generic] = np.float32
+
+    def __init__(self, normalisation: Normalisation) -> None:
+        levels = 1.0 / (1 / 255)
+        self._shift, self._scale = (
+            torch.tensor([*values]) * levels for values in (normalisation.mean, normalisation.std)
+        )
+
+    def put(self, images: Sequence[RgbImage], part: npt.NDArray[Any]) -> None:
+        """One or two images (h, w, 3) side by side into the channels of `part` (h, w, C)."""
+        if len(images) > 1:
+            joined = np.empty(part.shape, np.uint8)
+            cv2.mixChannels(list(images), [joined], _SIX_CHANNELS)
+            images = (joined,)
+        height, width, channels = part.shape
+        bytes_ = torch.from_numpy(images[0]).view(height, width * channels)
+        floats = torch.from_numpy(part).flatten(1)
+        repeats = width * channels // 3
+        shift, scale = self._shift.repeat(repeats), self._scale.repeat(repeats)
+        rows = max(1, _STRIP_BYTES // (4 * width * channels))
+        for top in range(0, height, rows):
+            strip = floats[top : top + rows]
+            strip.copy_(bytes_[top : top + rows])
+            strip.sub_(shift).div_(scale)
+
+
+Canvas = ByteCanvas | FloatCanvas
+
+
+def draw(images: Sequence[RgbImage], place: Place, canvas: Canvas) -> None:
+    """Put images (h, w, 3) of one size at the top left of a place, zero the rest, and say so in the mask."""
+    height, width = images[0].shape[:2]
+    pixels, mask = place
+    canvas.put(images, pixels[:height, :width])
+    pixels[height:] = 0
+    pixels[:height, width:] = 0
+    mask[:height, :width] = True
+    mask[height:] = False
+    mask[:height, width:] = False
+
+
+def resize(pixels: RgbImage, size: Size, extent: tuple[float, float] | None = None) -> RgbImage:
+    """Pixels (H, W, 3) uint8 resized to `size` (height, width): bilinear with antialias, in fixed-point arithmetic.
+
+    It is the operation that torchvision applies to uint8 tensors on a CPU with AVX2 (or on ARM), and gives its values.
+
+    Args:
+        pixels: the image, rows one behind the other.
+        size: what it becomes.
+        extent: (height, width) px of what is resized, from the top left, where that is less than all of it by part of
+            a pixel.
+    """
+    height, width = pixels.shape[:2]
+    if size == (height, width) and extent is None:
+        return pixels
+    # Told apart from a contiguous tensor by its batch stride alone, the image is read and written with the channels
+    # last, as it lies in memory, without being repacked on the way in and out.
+    strides = (height * width * 3, 1, width * 3, 3)
+    image = torch.from_numpy(pixels).as_strided((1, 3, height, width), strides)
+    if extent is None:
+        resized = F.interpolate(image, size=size, mode="bilinear", antialias=True)
+    else:  # What `F.interpolate` calls; it hands on a size or a scale, but not both.
+        scales = size[0] / extent[0], size[1] / extent[1]
+        resized = torch.ops.aten._upsample_bilinear2d_aa(image, list(size), False, *scales)
+    return np.asarray(resized[0].permute(1, 2, 0).numpy(), np.uint8)

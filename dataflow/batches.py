@@ -141,6 +141,17 @@ class Batch:
         """The same batch in page-locked memory, from which a GPU copies without waiting (needs CUDA)."""
         return self._map(lambda tensor: tensor.pin_memory())
 
+    def inputs(self) -> dict[str, Any]:
+        """What Hugging Face's detectors take: `pixel_values`, `pixel_mask`, and `labels`, a dictionary for each image.
+
+        As `collate_fn` of a `DataLoader` with `batch_size=None` it makes these of every batch.
+        """
+        return {
+            "pixel_values": self.pixel_values,
+            "pixel_mask": self.pixel_mask,
+            "labels": [{"class_labels": target.category_ids, "boxes": target.boxes} for target in self.targets],
+        }
+
     def predictions(
         self, boxes: Sequence[Any], scores: Sequence[Any], category_ids: Sequence[Any], run_id: str
     ) -> list[Predictions]:

@@ -105,6 +105,7 @@ class BatchLoader(IterableDataset[Batch]):
         rank: int = 0,
         world_size: int = 1,
         start_step: int = 0,
+        steps: int | None = None,
         threads: int | None = None,
         flip: float = 0.0,
         limit: int | None = None,
@@ -128,6 +129,7 @@ class BatchLoader(IterableDataset[Batch]):
             rank: number of this process among `world_size`.
             world_size: number of processes that share the split.
             start_step: batches to leave out at the beginning.
+            steps: where training ends, for loops that want to know a length; the first `start_step` count among them.
             threads: that decode; by default one per processor, at most eight.
             flip: probability of mirroring an image left to right, in training.
             limit: use only the first examples of the split.
@@ -151,6 +153,7 @@ class BatchLoader(IterableDataset[Batch]):
             (batch_size >= 1, f"a batch size of {batch_size}"),
             (0 <= rank < world_size, f"rank {rank} of {world_size}"),
             (start_step >= 0, f"start step {start_step}"),
+            (steps is None or steps >= 1, f"{steps} steps"),
             (threads >= 1, f"{threads} threads"),
             (0 <= flip <= 1, f"a flip probability of {flip}"),
             (limit is None or limit >= 1, f"a limit of {limit} examples"),
@@ -169,6 +172,8 @@ class BatchLoader(IterableDataset[Batch]):
         self.training = training
         self.seed = seed
         self.start_step = start_step
+        self.steps = steps
+        self._first_step = start_step  # which resuming does not change
         self.threads = threads
         self.transform = transform
         self._share = Share(rank, world_size)
@@ -193,10 +198,11 @@ class BatchLoader(IterableDataset[Batch]):
         return self._share.size(sum(self._counts))
 
     def __len__(self) -> int:
-        """Number of batches of an evaluation; training has no end, and raises TypeError."""
-        if self.training:
-            raise TypeError("a training loader is endless: give the number of steps instead")
-        return max(0, math.ceil(self.examples_per_epoch / self.batch_size) - self.start_step)
+        """Number of batches; TypeError for training without an end. A loaded state does not change it."""
+        if self.training and self.steps is None:
+            raise TypeError("a training loader is endless unless it is given `steps`")
+        end = math.ceil(self.examples_per_epoch / self.batch_size) if not self.training else self.steps or 0
+        return max(0, end - self._first_step)
 
     @property
     def planned_step(self) -> int:
@@ -263,7 +269,8 @@ class BatchLoader(IterableDataset[Batch]):
             _decoding_threads(self.threads) as pool,
         ):
             assembly = Assembly(pool, self.threads, self.pad, self._canvas, self.view.channels, self.transform)
-            for drafts in self._grouped(self._drafts(examples)):
+            left = None if self.steps is None or not self.training else max(0, self.steps - self.start_step)
+            for drafts in islice(self._grouped(self._drafts(examples)), left):
                 pending.append(PendingBatch(assembly, drafts))
                 if len(pending) > ahead:
                     yield self._finished(pending.popleft())

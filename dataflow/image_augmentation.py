@@ -88,7 +88,7 @@ def _interval(length: int, share: float, place: float, step: int, kept: tuple[fl
     extent = max(step, round(length * share / step) * step)
     first, last = (0, 0) if kept is None else (int(kept[0]) // step * step, min(length, -int(-kept[1] // step) * step))
     extent = max(extent, last - first)
-    if extent >= length:
+    if extent > length - step:
         return 0, length
     highest = (length - extent) // step
     low, high = (0, highest) if kept is None else (max(0, -((extent - last) // step)), min(first // step, highest))

@@ -1,6 +1,7 @@
 """Encoded images: their header, whether they are whole, and their upright pixels."""
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -185,6 +186,14 @@ def turn_upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray
     return np.ascontiguousarray(pixels)
 
 
+def _without_alpha(data: bytes) -> RgbImage | None:
+    """The colours of a TIFF with an alpha channel, which OpenCV would multiply them by; None for all others."""
+    with suppress(UnidentifiedImageError, OSError, SyntaxError, ValueError), Image.open(io.BytesIO(data)) as image:
+        if image.mode == "RGBA":
+            return np.ascontiguousarray(np.asarray(image)[:, :, :3])
+    return None
+
+
 @dataclass(frozen=True, eq=False)
 class Decoded:
     """What was decoded.
@@ -249,6 +258,8 @@ def _jpeg_pixels(data: bytes, colours: Literal["RGB", "GRAY"], reduce: int = 1) 
 
 
 def _any_pixels(data: bytes) -> RgbImage:
+    if data[:4] in (b"II*\0", b"MM\0*") and (opaque := _without_alpha(data)) is not None:
+        return opaque
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None

@@ -66,10 +66,15 @@ def apply_transform(
     """What a transform makes of an image, drawing from a seed; boxes cut at its border, those without area left out.
 
     Raises:
-        TransformError: it is no uint8 image of as many channels, with four numbers and one class id for each box.
+        TransformError: it is no uint8 image of as many channels, with four numbers and one class id for each box, or
+            the transform failed.
     """
-    with _seeded(seed):
-        made, found, ids = transform(image, boxes, category_ids)
+    try:
+        with _seeded(seed):
+            made, found, ids = transform(image, boxes, category_ids)
+    except Exception as error:
+        message = f"the transform gave an error: {error.__class__.__name__}: {error}"
+        raise TransformError(message, f"try it on an image of {image.shape} with {len(boxes)} boxes") from error
     made, found, ids = np.asarray(made), np.asarray(found, np.float32).reshape(-1, 4), np.asarray(ids, np.int64)
     if made.dtype != np.uint8 or made.ndim != 3 or made.shape[2] != image.shape[2] or 0 in made.shape:
         raise TransformError(

@@ -50,12 +50,7 @@ class _Inputs(IterableDataset[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in self._batches:
-            yield {
-                "pixel_values": batch.pixel_values,
-                "pixel_mask": batch.pixel_mask,
-                "labels": [{"class_labels": t.category_ids, "boxes": t.boxes} for t in batch.targets],
-                "image_ids": batch.image_ids,
-            }
+            yield batch.inputs() | {"image_ids": batch.image_ids}
 
 
 def _unchanged(inputs: Any) -> Any:

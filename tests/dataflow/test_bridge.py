@@ -133,6 +133,17 @@ class TestTraining:
         with pytest.raises(TypeError, match="endless"):
             len(loader(dataset, training=True))
 
+    def test_it_ends_after_some_steps(self, dataset: PreparedDataset) -> None:
+        whole = ids(islice(loader(dataset, training=True), 11))
+        assert ids(loader(dataset, training=True, steps=11)) == whole
+        assert ids(loader(dataset, training=True, steps=11, start_step=8)) == whole[8:]
+        lengths = [len(loader(dataset, training=True, steps=11, start_step=step)) for step in (0, 8, 12)]
+        assert lengths == [11, 3, 0]
+        resumed = loader(dataset, training=True, steps=11)
+        resumed.load_state_dict(loader(dataset, training=True, start_step=9).state_dict())
+        assert ids(resumed) == whole[9:] and len(resumed) == 11
+        assert len(ids(loader(dataset, steps=2))) == 6, "evaluation goes to its own end"
+
     def test_a_limit_trains_on_the_first_images_again_and_again(self, dataset: PreparedDataset) -> None:
         names = {name for batch in ids(islice(loader(dataset, training=True, limit=5), 10)) for name in batch}
         assert names == {record.image_id for record in islice(dataset.records("train"), 5)}
@@ -267,6 +278,8 @@ class TestErrors:
             {"rank": -1},
             {"world_size": 0},
             {"start_step": -1},
+            {"steps": 0},
+            {"group": 0},
             {"threads": 0},
             {"flip": 1.5},
             {"limit": 0},

@@ -69,6 +69,15 @@ def test_png_modes(mode: str) -> None:
         np.testing.assert_array_equal(decoded, by_pillow(data))
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_tiff_modes(mode: str) -> None:
+    data = photograph(21, 34, mode=mode, encoding="TIFF")
+    opaque = by_pillow(photograph(21, 34, mode=mode.rstrip("A"), encoding="TIFF"))
+    if mode == "I;16":
+        opaque = pixels(21, 34)[:, :, :1].repeat(3, axis=2)
+    np.testing.assert_array_equal(decode_rgb(data), opaque)
+
+
 def test_palette_with_transparency() -> None:
     data = photograph(21, 34, mode="P", encoding="PNG", transparency=0)
     np.testing.assert_array_equal(decode_rgb(data), by_pillow(data))

@@ -57,4 +57,5 @@ def padded_share(sizes: Sequence[Size], batches: Sequence[Indices]) -> float:
     """Area of the canvases over area of the images, where each batch is padded to its largest height and width."""
     sides = np.array(sizes, np.int64).reshape(-1, 2)
     canvases = sum(len(batch) * int(sides[batch].max(axis=0).prod()) for batch in batches)
-    return canvases / max(1, int(sides.prod(axis=1).sum()))
+    images = sum(int(sides[batch].prod(axis=1).sum()) for batch in batches)
+    return canvases / max(1, images)

@@ -244,6 +244,12 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="decides initial weights and order of images")
     parser.add_argument("--weights", metavar="WHERE", help="hub name or directory of a checkpoint to start from")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of RUN")
+    parser.add_argument(
+        "--augment",
+        action="store_true",
+        help="change images at random: their size, the part that is shown, their light; of pairs, before they are "
+        "compared, both frames alike, the light of each, and how the camera is held",
+    )
     group = parser.add_argument_group("what the detector is shown of pairs and differences (default: the recipe's)")
     group.add_argument(
         "--input",
@@ -253,11 +259,6 @@ def _add_train(commands: Any) -> None:
     )
     group.add_argument(
         "--mode", choices=_MODES, help="of a dataset of pairs: make this difference on the way, as diff does"
-    )
-    group.add_argument(
-        "--augment",
-        action="store_true",
-        help="of pairs: before they are compared, magnify both frames, light each anew and shake the camera, at random",
     )
     group.add_argument("--align", choices=_METHODS, help="of a dataset of pairs: align the frames first, as diff does")
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from dataflow.batches import Batch
 from dataflow.bridge import BatchLoader, default_threads
-from dataflow.grouping import group_by_shape
+from dataflow.grouping import group_by_shape, padded_share
 from dataflow.order import Indices, Share, times_visited
 from dataflow.splits import unit_hash
 from trainers.loader_checks import MOST_FAILURES, Check, Found, Subject
@@ -182,6 +182,16 @@ class Stream:
             start, end = loader.group_at(end)
         return batches[passed:][: stop - first]
 
+    @property
+    def padded(self) -> tuple[float, float]:
+        """Area of the canvases over area of the images in the first epoch, and what it were without grouping."""
+        size = self.subject.options.batch_size
+        batches = self.planned(0, max(1, self.epoch // size))
+        visits = next(_visits(self.subject.loader(self.share, training=True)), _NONE)[: len(batches) * size]
+        sizes = [image.size for image in self.found]
+        as_they_come = [visits[i : i + size] for i in range(0, len(visits), size)]
+        return padded_share(sizes, [np.array(batch) for batch in batches]), padded_share(sizes, as_they_come)
+
     def resumed(self) -> Iterator[tuple[_Part, int]]:
         """Some steps, drawn from the seed, one of them in the second epoch."""
         for part in self.parts:
@@ -218,12 +228,15 @@ def check_order(streams: Sequence[Stream]) -> Check:
             failures += stream.differing(part.first, as_planned, batches, "beside the plan")
     count = sum(part.stop - part.first for stream in streams for part in stream.parts)
     changed = "mirrored and augmented" if streams[0].subject.augmentation else "mirrored"
+    padded, unsorted = streams[0].padded
     says = (
         f"training batches follow from seed, epoch, rank and world size alone: {count} are the same, byte for byte, "
         f"with 1 thread, with {threads} and when read again, and show the planned images (steps {', '.join(looked)}; "
-        f"resized to {resize.shortest_edge}/{resize.longest_edge} px, {changed} at random)"
+        f"resized to {resize.shortest_edge}/{resize.longest_edge} px, {changed} at random); batched by shape they "
+        f"have {padded:.2f} times the area of their images, as they come {unsorted:.2f}"
     )
-    return Check("order", says, {"batches": count, "threads": threads}, tuple(failures[:MOST_FAILURES]))
+    counts = {"batches": count, "threads": threads, "padded_share": padded, "padded_share_ungrouped": unsorted}
+    return Check("order", says, counts, tuple(failures[:MOST_FAILURES]))
 
 
 def check_resuming(streams: Sequence[Stream]) -> Check:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from transformers import PreTrainedModel
 
 from dataflow.errors import UsageError
+from dataflow.image_augmentation import ImageAugmentation
 from dataflow.padding import TO_LARGEST, Padding
 from dataflow.pair_augmentation import PairAugmentation
 from dataflow.prepared import PreparedDataset
@@ -25,7 +26,11 @@ Channels = tuple[float, float, float]
 AUGMENTATION = PairAugmentation(
     scale=1.25, exposure=0.2, contrast=0.1, colour=0.05, noise=2, shake_px=6, rotation=1, zoom=0.01
 )
-"""Where augmentation is asked for and the recipe names none."""
+"""Of pairs, where augmentation is asked for and the recipe names none."""
+PHOTOGRAPH_AUGMENTATION = ImageAugmentation(scale=1.5, crop=0.7, exposure=0.2, contrast=0.2, colour=0.1)
+"""Of single images."""
+DIFFERENCE_AUGMENTATION = ImageAugmentation(scale=1.5, crop=0.7)
+"""Of differences that were made before, whose values mean something."""
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 
@@ -74,8 +79,8 @@ class Recipe:
     view: View = View()
     """What is shown of pairs and differences; single images are shown as they are. The dataset decides what is left
     open."""
-    augmentation: PairAugmentation | None = None
-    """What happens to the frames of pairs before they are compared."""
+    augmentation: ImageAugmentation | PairAugmentation | None = None
+    """What happens to images, or to the frames of pairs before they are compared."""
     weights: str | None = None
     """Weights to start from unless others are given."""
     checkpoint_steps: int = 100
@@ -91,6 +96,12 @@ class Recipe:
         if dataset.layout.kind == "images":
             return View()
         return self.view if dataset.layout.kind == "pairs" else View(self.view.inputs)
+
+    def augmentation_of(self, dataset: PreparedDataset) -> ImageAugmentation | PairAugmentation:
+        """What happens to the images of a dataset where augmentation is asked for."""
+        usual: dict[str, ImageAugmentation | PairAugmentation]
+        usual = {"images": PHOTOGRAPH_AUGMENTATION, "differences": DIFFERENCE_AUGMENTATION, "pairs": AUGMENTATION}
+        return self.augmentation or usual[dataset.layout.kind]
 
     def settings(self) -> dict[str, Any]:
         """What the recipe says, in JSON's types, without the function that builds."""

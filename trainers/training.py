@@ -17,7 +17,7 @@ from dataflow.prepared import PreparedDataset
 from dataflow.view import View
 from trainers.checkpoints import LoadReport, quiet_transformers
 from trainers.detection_trainer import DetectionTrainer, ProgressLines, tensorboard_callback
-from trainers.recipes import AUGMENTATION, Recipe
+from trainers.recipes import Recipe
 from trainers.runs import (
     CHECKPOINTS,
     TENSORBOARD,
@@ -106,9 +106,11 @@ class _Asked:
             steps=recipe.steps if self.steps is None else self.steps,
             batch_size=recipe.batch_size if self.batch_size is None else self.batch_size,
             view=(self.view or recipe.view_of(dataset)).settled(dataset),
-            augmentation={None: recipe.augmentation, True: recipe.augmentation or AUGMENTATION, False: None}[
-                self.augment
-            ],
+            augmentation={
+                None: recipe.augmentation,
+                True: recipe.augmentation_of(dataset),
+                False: None,
+            }[self.augment],
         )
 
 
@@ -142,11 +144,12 @@ def train(
         resume: go on with the run in `out`.
         weights: hub name or checkpoint directory to start from instead of the recipe's.
         view: what to show of each example instead of the recipe's view; resuming, the run's own by default.
-        augment: change the frames of pairs at random before they are compared; resuming, as the run does by default.
+        augment: change images at random, of pairs both frames before they are compared; resuming, as the run does by
+            default.
 
     Raises:
         UsageError: `out` is not empty, or holds no run or another one to resume; no such split or an empty one; the
-            weights are not there or do not fit; the dataset does not have the view, or cannot be augmented.
+            weights are not there or do not fit; the dataset does not have the view, or cannot be augmented so.
         DivergedError: the loss is not finite any more.
     """
     if not dataset.splits[dataset.check_split(split)]:

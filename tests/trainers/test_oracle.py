@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dataflow.batches import targets_to_predictions
 from dataflow.bridge import BatchLoader
+from dataflow.image_augmentation import ImageAugmentation
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Predictions
 from dataflow.resize import ResizePolicy
@@ -80,6 +82,40 @@ def test_truth_of_every_format_is_perfect(
     generated: dict[str, PreparedDataset], kind: str, edges: tuple[int, int], batch_size: int
 ) -> None:
     assert_perfect(generated[kind], edges, batch_size)
+
+
+@pytest.mark.parametrize("kind", ["yolo", "coco", "mot", "differences"])
+def test_augmented_truth_is_as_perfect(generated: dict[str, PreparedDataset], kind: str) -> None:
+    """Mirrored, smaller, and parts that still show every object: the way back undoes it all."""
+    dataset = generated[kind]
+    for split, total in dataset.splits.items():
+        boxes = {record.image_id: record.objects.boxes for record in dataset.records(split)}
+        found: dict[str, Predictions] = {}
+        mirrored, parts = set(), set()
+        for batch in BatchLoader(
+            dataset,
+            split,
+            ResizePolicy(200, 300),
+            total,
+            training=True,
+            flip=0.5,
+            augmentation=ImageAugmentation(scale=3, crop=0.9),
+            steps=40,
+        ):
+            shown = zip(targets_to_predictions(batch, "oracle"), batch.shown.tolist(), strict=True)
+            for one, (left, top, right, bottom) in shown:
+                part = np.array([min(left, right), top, max(left, right), bottom])
+                whole = ((boxes[one.image_id] - part) * [1, 1, -1, -1] >= 0).all()
+                if whole:
+                    found[one.image_id] = one
+                    mirrored.add(left > right)
+                    parts.add(tuple(part))
+        assert found.keys() == boxes.keys()
+        predicted = collect_predictions(found.values(), run_id="oracle", dataset=dataset, split=split)
+        evaluation = evaluate(dataset, predicted, split)
+        assert evaluation.figures["AP"] == pytest.approx(1.0, abs=1e-9)
+        assert (evaluation.errors.total.fp, evaluation.errors.total.fn) == (0, 0)
+        assert total < 4 or (mirrored == {True, False} and len(parts) > 1)
 
 
 def test_predictions_on_disk_are_as_perfect(generated: dict[str, PreparedDataset], tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from trainers.detr import build_detr, small_detr_config
 from trainers.evaluation import evaluate
 from trainers.prediction import predict
 from trainers.predictions import read_predictions, write_predictions
-from trainers.recipes import AUGMENTATION, Recipe
+from trainers.recipes import AUGMENTATION, PHOTOGRAPH_AUGMENTATION, Recipe
 from trainers.runs import load_run, read_description
 from trainers.training import train
 
@@ -173,8 +173,14 @@ def test_single_images_have_no_other_view(stored: PreparedDataset, tmp_path: Pat
     images = write_dataset(tmp_path, {"train": [picture]})
     with pytest.raises(UsageError, match="holds single images: there is no difference to see"):
         train(images, RECIPE, tmp_path / "run", view=View("frames"))
+    train(images, RECIPE, tmp_path / "augmented", augment=True, steps=1)
+    kept = read_description(tmp_path / "augmented")["recipe"]["augmentation"]
+    assert kept["crop"] == PHOTOGRAPH_AUGMENTATION.crop < 1 and kept["exposure"] > 0
+    train(stored, RECIPE, tmp_path / "differences", augment=True, steps=1)
+    kept = read_description(tmp_path / "differences")["recipe"]["augmentation"]
+    assert kept["crop"] < 1 and kept["exposure"] == 0, "levels of a difference mean something"
     with pytest.raises(UsageError, match="cannot be augmented before its frames are compared"):
-        train(images, RECIPE, tmp_path / "augmented", augment=True)
+        train(images, replace(RECIPE, augmentation=AUGMENTATION), tmp_path / "shaken")
     train(images, replace(RECIPE, view=View("stack", "signed")), tmp_path / "plain", steps=1)
     run = load_run(tmp_path / "plain")
     assert run.view == View("image", None, "none")

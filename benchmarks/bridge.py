@@ -15,8 +15,8 @@ made here (COCO's shapes, 4:2:0), found in `--source`, or those of a prepared da
 4000x3000, made here, to 800/1333. A batch of each contender is held against the photographs.
 
 What is measured is the steady state (`bridge_steady.py`): CPU time of all processes of a contender, images/s and
-memory, after start-up and eight batches. Ratios are of CPU time per image, peers of float32 against our float32,
-of uint8 against our uint8. `padded_over_real` is the area of the canvases over that of the images on them.
+memory, after start-up and the first six batches. Ratios are of CPU time per image, peers of float32 against our
+float32, of uint8 against our uint8. `padded_over_real` is the area of the canvases over that of the images on them.
 """
 
 import importlib.util
@@ -209,7 +209,7 @@ def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--images", type=int, default=512, help="photographs that are made (default 512)")
     options.add_argument("--large", type=int, default=24, help="photographs of 12 megapixels (default 24; 0: none)")
-    options.add_argument("--seconds", type=float, default=1.5, help="that each is measured at least (default 1.5)")
+    options.add_argument("--seconds", type=float, default=1.0, help="that each is measured at least (default 1)")
     given = options.add_mutually_exclusive_group()
     given.add_argument("--source", type=Path, help="a folder of JPEGs to use instead of made ones")
     given.add_argument("--dataset", type=Path, help="a prepared dataset whose photographs and boxes to use instead")

@@ -49,9 +49,9 @@ class Case:
 CASES = {
     case.name: case
     for case in (
-        Case("480", "photographs", 480, 640, 96),
-        Case("800", "photographs", 800, 1333, 96),
-        Case("12mp", "large", 800, 1333, 48),
+        Case("480", "photographs", 480, 640, 80),
+        Case("800", "photographs", 800, 1333, 80),
+        Case("12mp", "large", 800, 1333, 40),
     )
 }
 

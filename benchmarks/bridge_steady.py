@@ -14,7 +14,7 @@ import psutil
 
 BATCH = 8
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-WARM_UP_BATCHES = 8
+WARM_UP_BATCHES = 6
 WARM_UP_SECONDS = 1.0
 MEMORY_BATCHES = 4
 # Levels by which a photograph may differ from its own thumbnail: resizers and decoders differ by one or two.

@@ -19,6 +19,11 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
             ("--frames", "14", "--rounds", "1"),
             {"shardbox_vs_floor", "shardbox_sequence_vs_floor_once", "OpenCV_vs_shardbox"},
         ),
+        (
+            "bridge",
+            ("--images", "32", "--large", "0", "--rounds", "1", "--seconds", "0", "--only=limit", "--only=ours_float"),
+            {"ours_float_vs_limit_480", "ours_float_vs_limit_800"},
+        ),
         ("scale", ("--images", "2000", "--objects", "2"), {"plan_bytes_per_image", "shuffle_bytes_per_image"}),
     ],
 )

@@ -80,18 +80,16 @@ def limit(root: Path, edges: Edges, way: str) -> Iterator[list[Any]]:
 
 def ours(root: Path, edges: Edges, file_format: str, floats: bool) -> Iterator[Padded]:
     """The loader in training."""
-    from dataflow.batches import normalise
     from dataflow.bridge import BatchLoader
+    from dataflow.drawing import Normalisation
     from dataflow.prepared import PreparedDataset
     from dataflow.resize import ResizePolicy
 
     dataset = PreparedDataset(prepared(root, file_format))
-    loader = BatchLoader(dataset, "train", ResizePolicy(*edges), BATCH, training=True, threads=THREADS)
-    for batch in loader:
-        pixels = batch.pixel_values
-        if floats:
-            pixels = normalise(pixels, batch.pixel_mask, MEAN, STD)
-        yield Padded(pixels, batch.pixel_mask, [target.boxes for target in batch.targets])
+    made = Normalisation(MEAN, STD) if floats else None
+    policy = ResizePolicy(*edges)
+    for batch in BatchLoader(dataset, "train", policy, BATCH, training=True, threads=THREADS, normalisation=made):
+        yield Padded(batch.pixel_values, batch.pixel_mask, [target.boxes for target in batch.targets])
 
 
 @dataclass(frozen=True)

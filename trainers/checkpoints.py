@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,8 +136,8 @@ def load_detector(
     weights: str,
     categories: Categories,
     *,
-    backbone: str,
-    class_head: str,
+    backbone: str | tuple[str, ...],
+    class_head: str | Callable[[Any], str],
     **changes: Any,
 ) -> tuple[PreTrainedModel, LoadReport]:
     """A float32 detector for `categories` with the weights of a checkpoint; what does not fit starts at random.
@@ -148,8 +148,8 @@ def load_detector(
         model_class: what to build; the checkpoint must be of this architecture.
         weights: checkpoint directory or hub name.
         categories: the classes to detect.
-        backbone: prefix of the names of the backbone's tensors.
-        class_head: name of the layer with one output per class.
+        backbone: prefix, or prefixes, of the names of the backbone's tensors.
+        class_head: name of the layer (or layers) with one output per class, or how to learn it from the model.
         changes: further values of the configuration to change.
 
     Raises:
@@ -169,7 +169,9 @@ def load_detector(
             f"such as {lost[0]}",
             "give the checkpoint of a model with this backbone",
         )
-    return model, report if same_classes else _restart(model, class_head, report)
+    if same_classes:
+        return model, report
+    return model, _restart(model, class_head if isinstance(class_head, str) else class_head(model), report)
 
 
 def _load(
@@ -207,7 +209,7 @@ def _restart(model: PreTrainedModel, layer: str, report: LoadReport) -> LoadRepo
     head = model.get_submodule(layer)
     for parameter in head.parameters():
         parameter._is_hf_initialized = False  # Else transformers takes it for loaded and leaves it alone.
-    model._init_weights(head)
+    head.apply(model._init_weights)
     names = {f"{layer}.{name}" for name in head.state_dict()}
     return replace(
         report,

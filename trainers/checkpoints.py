@@ -70,7 +70,7 @@ def read_config(weights: str, model_type: str) -> PreTrainedConfig:
     if Path(weights).exists():
         _check_directory(Path(weights))
     else:
-        _check_hub(weights)
+        check_hub(weights)
     try:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(weights)
@@ -102,7 +102,7 @@ def _check_directory(path: Path) -> None:
         )
 
 
-def _check_hub(name: str) -> None:
+def check_hub(name: str) -> None:
     """Ask the hub once, where the model is not in the local cache: `from_pretrained` would retry for half a minute."""
     elsewhere = f"download it where there is a network (hf download {name} --local-dir DIR), and pass --weights DIR"
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -196,7 +196,7 @@ def _load(
     fresh = set(info["missing_keys"]) | mismatched
     report = LoadReport(
         source=weights,
-        identity=_identity(weights, config),
+        identity=identity_of(weights, getattr(config, "_commit_hash", None)),
         loaded=tuple(sorted(set(model.state_dict()) - fresh)),
         reinitialised=tuple(sorted(fresh)),
         left_over=tuple(sorted(info["unexpected_keys"])),
@@ -218,12 +218,13 @@ def _restart(model: PreTrainedModel, layer: str, report: LoadReport) -> LoadRepo
     )
 
 
-def _identity(weights: str, config: PreTrainedConfig) -> str:
+def identity_of(weights: str, commit: str | None) -> str:
     """What says which weights these were, wherever they lay: the hub's commit, or a digest of the files."""
     if not Path(weights).is_dir():
-        return f"{weights}@{getattr(config, '_commit_hash', None)}"
+        return f"{weights}@{commit}"
     digest = hashlib.sha256()
-    for path in sorted(Path(weights).glob("*.safetensors")):
+    files = Path(weights).glob("*.safetensors"), Path(weights).rglob("*.safetensors"), Path(weights).rglob("*.bin")
+    for path in next((found for found in map(sorted, files) if found), []):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return f"sha256:{digest.hexdigest()}"

@@ -7,6 +7,8 @@ An image's detections are the same alone and padded beside a larger one, whateve
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -17,6 +19,8 @@ from transformers import initialization as init
 from dataflow.errors import UsageError
 from dataflow.records import Categories
 from dataflow.view import View
+from trainers.backbones import BackboneKind, OwnSizeBackbone, build_body, kind_from_json, kind_to_json
+from trainers.body_weights import find_checkpoint, kind_of_checkpoint, load_body, read_json
 from trainers.checkpoints import LoadReport, load_detector, with_categories
 from trainers.dense_heads import DenseDetectorOutput, FcosHead, Levels, RetinaNetDenseHead
 from trainers.detections import Detections, cxcywh_to_xyxy, xyxy_to_cxcywh
@@ -38,10 +42,13 @@ class DenseDetectorConfig(PreTrainedConfig):
 
     Args:
         head: which of torchvision's detectors the head is.
+        body: a backbone of another library (see `trainers.backbones`) instead of the small residual network; or what
+            `kind_to_json` made of one.
+        frozen_batch_norm: the body's batch normalisation keeps its statistics, as pretrained ones should.
         widths: channels of the four stages (the stem has the first's); multiples of `groups`.
         blocks: residual blocks per stage.
+        groups: groups of the group normalisation; like `widths` and `blocks` of the small residual network.
         pyramid_channels: channels of the pyramid; torchvision's heads want a multiple of 32.
-        groups: groups of the group normalisation.
         head_convolutions: convolutions in each of the two towers of FCOS and RetinaNet, at most four for RetinaNet.
         centre_radius: of FCOS; a box trains the cells this many cells around its centre.
         box_head_width: of Faster R-CNN; units of the two layers that judge a region.
@@ -62,10 +69,12 @@ class DenseDetectorConfig(PreTrainedConfig):
         self,
         *,
         head: Head = "fcos",
+        body: BackboneKind | Mapping[str, Any] | None = None,
+        frozen_batch_norm: bool = False,
         widths: Sequence[int] = (16, 32, 64, 96),
         blocks: int = 2,
-        pyramid_channels: int = 64,
         groups: int = 8,
+        pyramid_channels: int = 64,
         head_convolutions: int = 2,
         centre_radius: float = 1.5,
         box_head_width: int = 1024,
@@ -84,10 +93,12 @@ class DenseDetectorConfig(PreTrainedConfig):
                 f"give num_channels={2 * _FRAME_CHANNELS}: three of the before frame, then three of the after frame",
             )
         self.head = head
+        self.body = body if body is None or isinstance(body, Mapping) else kind_to_json(body)
+        self.frozen_batch_norm = frozen_batch_norm
         self.widths = list(widths)
         self.blocks = blocks
-        self.pyramid_channels = pyramid_channels
         self.groups = groups
+        self.pyramid_channels = pyramid_channels
         self.head_convolutions = head_convolutions
         self.centre_radius = centre_radius
         self.box_head_width = box_head_width
@@ -113,8 +124,7 @@ class DenseDetector(PreTrainedModel):
 
     def __init__(self, config: DenseDetectorConfig) -> None:
         super().__init__(config)
-        channels = _FRAME_CHANNELS if config.compares_frames else config.num_channels
-        self.backbone = ResidualNetwork(config.widths, config.blocks, config.groups, channels)
+        self.backbone = _backbone(config)
         self.pyramid = build_pyramid(self.backbone.channels, self.backbone.strides, config.pyramid_channels)
         self.head = _HEADS[config.head](config, self.pyramid.strides)
         self.post_init()
@@ -123,11 +133,11 @@ class DenseDetector(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if any(module is part for part in self.head.modules()):
             self.head.initialise(module)
-        elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 init.zeros_(module.bias)
-        if isinstance(module, nn.GroupNorm | nn.LayerNorm):
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm) and module.weight is not None:
             init.ones_(module.weight)
             init.zeros_(module.bias)
 
@@ -176,6 +186,15 @@ class DenseDetector(PreTrainedModel):
         return detections
 
 
+def _backbone(config: DenseDetectorConfig) -> ResidualNetwork | OwnSizeBackbone:
+    """The backbone of one image, or of each of two frames."""
+    channels = _FRAME_CHANNELS if config.compares_frames else config.num_channels
+    if config.body is None:
+        return ResidualNetwork(config.widths, config.blocks, config.groups, channels)
+    body = build_body(kind_from_json(config.body), channels)
+    return OwnSizeBackbone(body, frozen_batch_norm=config.frozen_batch_norm)
+
+
 def _sizes(pixel_values: Tensor, pixel_mask: Tensor | None) -> Tensor:
     """Heights and widths (B, 2) int64 px of the images in a padded batch."""
     if pixel_mask is None:
@@ -202,24 +221,43 @@ def build_dense(
     *,
     view: View = View(),
 ) -> tuple[DenseDetector, LoadReport]:
-    """A dense detector for `categories`, with the weights of a checkpoint or, given None, random ones of `config`.
+    """A dense detector for `categories`.
 
     What the detector is shown is decided by `view`, whatever the configuration or the checkpoint says: a detector that
     compares frames can start from one of single images, and the other way round.
 
+    Args:
+        weights: hub name or directory of a dense detector, or of a published backbone of the library that `config`'s
+            is of, whose shape then takes the place of that one's; None for random weights throughout.
+        config: what to build, but for what the weights decide.
+
     Raises:
-        UsageError: see `load_detector`.
+        UsageError: see `load_detector`, `kind_of_checkpoint` and `load_body`.
     """
     shown = {"num_channels": view.channels, "compares_frames": view.inputs == "frames"}
-    if weights is None:
-        fresh = with_categories(config(), categories)
-        fresh.update(shown)
+    path = None if weights is None else find_checkpoint(weights)
+    if weights is not None and path is not None and _is_dense(path):
+        return load_detector(
+            DenseDetector,
+            weights,
+            categories,
+            backbone=("backbone.", "pyramid."),
+            class_head=lambda model: f"head.{model.head.class_layer}",
+            **shown,
+        )
+    fresh = with_categories(config(), categories)
+    fresh.update(shown)
+    if weights is None or path is None:
         return DenseDetector(fresh), LoadReport("")
-    return load_detector(
-        DenseDetector,
-        weights,
-        categories,
-        backbone=("backbone.", "pyramid."),
-        class_head=lambda model: f"head.{model.head.class_layer}",
-        **shown,
-    )
+    kind = kind_of_checkpoint(path, None if fresh.body is None else kind_from_json(fresh.body))
+    fresh.update({"body": kind_to_json(kind), "frozen_batch_norm": True})
+    model = DenseDetector(fresh)
+    report = load_body(model.get_submodule("backbone.body"), kind, path, weights, "backbone.body.")
+    random = set(model.state_dict()) - set(report.loaded)
+    return model, replace(report, reinitialised=tuple(sorted(random)))
+
+
+def _is_dense(path: Path) -> bool:
+    """Whether a checkpoint is of a `DenseDetector`."""
+    config = path / "config.json"
+    return config.is_file() and read_json(config).get("model_type") == DenseDetectorConfig.model_type

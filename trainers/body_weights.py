@@ -24,7 +24,6 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 
 from dataflow.errors import UsageError
@@ -134,17 +133,14 @@ def _kind_by_config(path: Path, config: Mapping[str, Any]) -> BackboneKind:
         from trainers.timm_body import kind_of as timm_kind
 
         return timm_kind(config)
+    if "model_type" not in config:
+        raise UsageError(
+            f"{path / 'config.json'} has neither model_type nor architecture",
+            "give a checkpoint of transformers, timm or diffusers",
+        )
     from trainers.huggingface_body import kind_of as huggingface_kind
 
-    try:
-        with quiet_transformers():
-            return huggingface_kind(AutoConfig.from_pretrained(path))
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise UsageError(
-            f"the configuration of {path} cannot be read: {first}",
-            "give a checkpoint of transformers, timm or diffusers",
-        ) from error
+    return huggingface_kind(config)
 
 
 def _public(config: Mapping[str, Any]) -> dict[str, Any]:

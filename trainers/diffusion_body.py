@@ -97,7 +97,12 @@ def read_weights(path: Path, kind: DiffusionBackbone) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for part, model_class in (("transformer", DiTTransformer2DModel), ("vae", AutoencoderKL)):
         model, info = model_class.from_pretrained(
-            path, subfolder=part, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True
+            path,
+            subfolder=part,
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
+            use_safetensors=any((path / part).glob("*.safetensors")),  # Else torch reads *.bin, with `weights_only`.
+            output_loading_info=True,
         )
         tensors |= {
             f"{part}.{name}": tensor for name, tensor in model.state_dict().items() if name not in info["missing_keys"]

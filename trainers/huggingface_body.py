@@ -4,6 +4,7 @@ The Document Image Transformer (Li et al. 2022, "DiT: Self-supervised Pre-traini
 a BEiT with absolute positions.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -66,7 +67,6 @@ def backbone_config(kind: HuggingFaceBackbone, in_channels: int) -> PreTrainedCo
     return config
 
 
-def kind_of(config: PreTrainedConfig) -> HuggingFaceBackbone:
-    """The kind of a checkpoint with this configuration."""
-    content: dict[str, Any] = config.to_dict()
-    return HuggingFaceBackbone({name: value for name, value in content.items() if name not in (*_DROPPED, *_CHOSEN)})
+def kind_of(config: Mapping[str, Any]) -> HuggingFaceBackbone:
+    """The kind of a checkpoint with this `config.json`."""
+    return HuggingFaceBackbone({name: value for name, value in config.items() if name not in (*_DROPPED, *_CHOSEN)})

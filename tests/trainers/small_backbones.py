@@ -71,8 +71,8 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> None:
     """Weights that leave nothing at zero, so that every part shows; norms stay near one."""
     torch.manual_seed(seed)
     with torch.no_grad():
-        for parameter in module.parameters():
+        for name, parameter in module.named_parameters():
             if parameter.ndim > 1:
                 parameter.normal_(std=(2 / parameter[0].numel()) ** 0.5)
             else:
-                parameter.add_(0.2 * torch.randn_like(parameter))
+                parameter.normal_(mean=float(name.endswith("weight")), std=0.2)

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,11 +17,17 @@ from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher, ResN
 
 from dataflow.errors import UsageError
 from dataflow.records import Categories
+from dataflow.resize import KeepSize
 from dataflow.view import View
 from tests.trainers.small_backbones import BEIT, DIT, KINDS, VAE, randomise
+from tests.trainers.small_sets import squares, write_dataset
 from trainers import checkpoints
 from trainers.backbones import BackboneKind, DiffusionBackbone, HuggingFaceBackbone, TimmBackbone, stem_of, widen_stem
 from trainers.dense import DenseDetector, DenseDetectorConfig, build_dense
+from trainers.prediction import predict
+from trainers.recipes import dense_document_dit
+from trainers.runs import load_run, read_description
+from trainers.training import train
 
 CATEGORIES = Categories(("person", "car"))
 DEPTH = 2
@@ -455,3 +463,24 @@ def test_timm_models_by_name():
     assert str(report) == "weights: random throughout"
     assert model.backbone.channels == (16, 32, 32)
     assert not model.config.frozen_batch_norm
+
+
+def test_training_from_a_published_backbone_keeps_what_it_started_from_and_predicts(tmp_path: Path):
+    make_published_dit(tmp_path / "dit", width=48, hidden=96, vocabulary=10)
+    dataset = write_dataset(tmp_path, {"train": list(squares(6)), "validation": list(squares(3))})
+    recipe = replace(
+        dense_document_dit(),
+        build=partial(build_dense, config=config_of(HuggingFaceBackbone(BEIT))),
+        resize=KeepSize(),
+        batch_size=2,
+        steps=2,
+        warm_up_steps=1,
+        weights=str(tmp_path / "dit"),
+    )
+    summary = train(dataset, recipe, tmp_path / "run")
+    assert summary.load_report.startswith("weights: 39 tensors loaded from ")
+    assert read_description(tmp_path / "run")["weights_identity"].startswith("sha256:")
+    run = load_run(tmp_path / "run")
+    assert run.mean == (0.5, 0.5, 0.5)
+    assert run.model.backbone.channels == (48,)
+    assert predict(dataset, tmp_path / "run", tmp_path / "out").images == 3

@@ -134,18 +134,30 @@ class FasterRcnnHead(nn.Module):
 
     def _judge(self, levels: Levels, regions: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits (R, 1 + classes) and box deltas (R, 4 * (1 + classes)) of all images' regions."""
-        if all(mask is None for mask in levels.masks):
-            pooled = self._pool(levels.features, regions)
-        else:
-            # Pooling clamps to the edge of the grid, so every image has to come with a grid of its own.
-            pooled = torch.cat([self._pool(_own(levels, i), [own]) for i, own in enumerate(regions)])
-        logits, regression = self.roi.box_predictor(self.roi.box_head(pooled))
+        logits, regression = self.roi.box_predictor(self.roi.box_head(self.pool(levels, regions)))
         return logits, regression
+
+    def pool(self, levels: Levels, regions: list[Tensor]) -> Tensor:
+        """Features (R, C, 7, 7) of all images' regions (P, 4) xyxy px, each from the level that its size says."""
+        moved = self._aligned(levels, regions)
+        if all(mask is None for mask in levels.masks):
+            return self._pool(levels.features, moved)
+        # Pooling clamps to the edge of the grid, so every image has to come with a grid of its own.
+        return torch.cat([self._pool(_own(levels, i), [own]) for i, own in enumerate(moved)])
 
     def _pool(self, features: list[Tensor], regions: list[Tensor]) -> Tensor:
         named = {str(level): each for level, each in enumerate(features)}
         pooled: Tensor = self.roi.box_roi_pool(named, regions, [])  # Sizes of images are for guessing strides.
         return pooled
+
+    def _aligned(self, levels: Levels, regions: list[Tensor]) -> list[Tensor]:
+        """Regions as torchvision's pooling wants them, for which cell i is centred on pixel i * stride."""
+        if not levels.centre:
+            return regions
+        strides = torch.tensor(levels.strides, device=levels.sizes.device)
+        offsets = strides[self.roi.box_roi_pool.map_levels(regions)] * levels.centre
+        parts = torch.split(offsets, [len(own) for own in regions])
+        return [own - offset[:, None] for own, offset in zip(regions, parts, strict=True)]
 
     def detect(self, output: DenseDetectorOutput) -> list[dict[str, Tensor]]:
         """`boxes` (M, 4) xyxy px, `scores`, `labels` of every image, best first, duplicates suppressed per class."""

@@ -11,6 +11,7 @@ from torchvision.ops import MultiScaleRoIAlign, box_convert
 
 from dataflow.errors import UsageError
 from dataflow.records import Categories
+from tests.trainers.small_backbones import KINDS
 from tests.trainers.test_dense import INPUTS, padded, random_labels, small
 from trainers.dense import DenseDetector, build_dense
 from trainers.dense_heads import Levels
@@ -210,3 +211,28 @@ def test_anchors_lie_around_the_centres_of_cells(centre: float):
     assert middle[-1].tolist() == [8 * (3 + centre), 8 * (2 + centre)]
     areas = (second[:, 2:] - second[:, :2]).prod(dim=1)
     assert (areas / torch.tensor([64.0**2, 128.0**2] * 3).repeat(4)).sub(1).abs().max() < 0.02  # Whole pixels.
+
+
+@pytest.mark.parametrize("centre", [0.0, 0.5])
+def test_regions_are_pooled_where_they_are(centre: float):
+    """Features that say which pixel their cell is centred on; regions of the finest and the middle level."""
+    head = make_model("faster_rcnn").head
+    grids, strides = [(64, 64), (32, 32), (16, 16)], (8, 16, 32)
+    features = []
+    for (height, width), stride in zip(grids, strides, strict=True):
+        y, x = ((torch.arange(count) + centre) * stride for count in (height, width))
+        features.append(torch.stack(torch.meshgrid(x, y, indexing="xy"))[None].float())
+    levels = Levels(features, [None] * 3, strides, centre, (512, 512), torch.tensor([[512, 512]]))
+    regions = torch.tensor([[100.0, 200, 140, 290], [40, 60, 340, 300]])
+    pooled = head.pool(levels, [regions]).mean(dim=(2, 3))
+    torch.testing.assert_close(pooled, (regions[:, :2] + regions[:, 2:]) / 2, rtol=1e-5, atol=1e-2)
+
+
+def test_faster_rcnn_on_a_plain_backbone_is_independent_of_padding():
+    torch.manual_seed(0)
+    config = small(head="faster_rcnn", box_head_width=32, body=KINDS["beit"], score_threshold=0.0)
+    model = DenseDetector(config).eval()
+    image, larger = torch.randn(3, 50, 77), torch.randn(3, 64, 97)
+    with torch.no_grad():
+        want, got = model.detect(model(image[None]))[0], model.detect(model(*padded([image, larger], 64, 97)))[0]
+    torch.testing.assert_close(got.scores, want.scores, rtol=1e-3, atol=1e-5)

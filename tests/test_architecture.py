@@ -104,6 +104,13 @@ def test_training_loads_no_beam_and_no_fiftyone() -> None:
     assert not loaded & {"apache_beam", "fiftyone"}
 
 
+def test_libraries_of_backbones_are_loaded_where_one_is_built() -> None:
+    loaded = _modules_after("import trainers.training, trainers.prediction, trainers.recipes")
+    assert not loaded & {"timm", "diffusers"}
+    assert _where("timm") == {"trainers/timm_body.py"}
+    assert _where("diffusers") == {"trainers/diffusion_body.py"}
+
+
 def test_an_analyst_loads_neither_tensorflow_nor_torch() -> None:
     loaded = _modules_after("import trainers.evaluation, trainers.report, trainers.predictions")
     assert not loaded & {"tensorflow", "torch", "apache_beam"}

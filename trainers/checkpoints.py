@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,7 +70,7 @@ def read_config(weights: str, model_type: str) -> PreTrainedConfig:
     if Path(weights).exists():
         _check_directory(Path(weights))
     else:
-        _check_hub(weights)
+        check_hub(weights)
     try:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(weights)
@@ -102,7 +102,7 @@ def _check_directory(path: Path) -> None:
         )
 
 
-def _check_hub(name: str) -> None:
+def check_hub(name: str) -> None:
     """Ask the hub once, where the model is not in the local cache: `from_pretrained` would retry for half a minute."""
     elsewhere = f"download it where there is a network (hf download {name} --local-dir DIR), and pass --weights DIR"
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -136,8 +136,8 @@ def load_detector(
     weights: str,
     categories: Categories,
     *,
-    backbone: str,
-    class_head: str,
+    backbone: str | tuple[str, ...],
+    class_head: str | Callable[[Any], str],
     **changes: Any,
 ) -> tuple[PreTrainedModel, LoadReport]:
     """A float32 detector for `categories` with the weights of a checkpoint; what does not fit starts at random.
@@ -148,8 +148,8 @@ def load_detector(
         model_class: what to build; the checkpoint must be of this architecture.
         weights: checkpoint directory or hub name.
         categories: the classes to detect.
-        backbone: prefix of the names of the backbone's tensors.
-        class_head: name of the layer with one output per class.
+        backbone: prefix, or prefixes, of the names of the backbone's tensors.
+        class_head: name of the layer (or layers) with one output per class, or how to learn it from the model.
         changes: further values of the configuration to change.
 
     Raises:
@@ -169,7 +169,9 @@ def load_detector(
             f"such as {lost[0]}",
             "give the checkpoint of a model with this backbone",
         )
-    return model, report if same_classes else _restart(model, class_head, report)
+    if same_classes:
+        return model, report
+    return model, _restart(model, class_head if isinstance(class_head, str) else class_head(model), report)
 
 
 def _load(
@@ -194,7 +196,7 @@ def _load(
     fresh = set(info["missing_keys"]) | mismatched
     report = LoadReport(
         source=weights,
-        identity=_identity(weights, config),
+        identity=identity_of(weights, getattr(config, "_commit_hash", None)),
         loaded=tuple(sorted(set(model.state_dict()) - fresh)),
         reinitialised=tuple(sorted(fresh)),
         left_over=tuple(sorted(info["unexpected_keys"])),
@@ -207,7 +209,7 @@ def _restart(model: PreTrainedModel, layer: str, report: LoadReport) -> LoadRepo
     head = model.get_submodule(layer)
     for parameter in head.parameters():
         parameter._is_hf_initialized = False  # Else transformers takes it for loaded and leaves it alone.
-    model._init_weights(head)
+    head.apply(model._init_weights)
     names = {f"{layer}.{name}" for name in head.state_dict()}
     return replace(
         report,
@@ -216,12 +218,13 @@ def _restart(model: PreTrainedModel, layer: str, report: LoadReport) -> LoadRepo
     )
 
 
-def _identity(weights: str, config: PreTrainedConfig) -> str:
+def identity_of(weights: str, commit: str | None) -> str:
     """What says which weights these were, wherever they lay: the hub's commit, or a digest of the files."""
     if not Path(weights).is_dir():
-        return f"{weights}@{getattr(config, '_commit_hash', None)}"
+        return f"{weights}@{commit}"
     digest = hashlib.sha256()
-    for path in sorted(Path(weights).glob("*.safetensors")):
+    files = Path(weights).glob("*.safetensors"), Path(weights).rglob("*.safetensors"), Path(weights).rglob("*.bin")
+    for path in next((found for found in map(sorted, files) if found), []):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return f"sha256:{digest.hexdigest()}"

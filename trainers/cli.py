@@ -23,7 +23,9 @@ _EXTRAS = {
     "apache_beam": "prepare",
     "google_crc32c": "prepare",
     "tensorflow_datasets": "prepare",
+    "diffusers": "train",
     "tensorflow": "train",
+    "timm": "train",
     "torch": "train",
     "torchvision": "train",
     "transformers": "train",
@@ -236,7 +238,7 @@ def _add_verify_loader(commands: Any) -> None:
 
 def _add_train(commands: Any) -> None:
     parser = _add(commands, "train", "Train a detector", "prepared dataset")
-    parser.add_argument("--recipe", required=True, metavar="NAME", help="detr_r50, detr_small or dense_cnn_small")
+    parser.add_argument("--recipe", required=True, metavar="NAME", help="such as dense_cnn_small; another lists all")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="directory of the run")
     parser.add_argument("--split", default="train", help="split to train on (default train)")
     parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps (default: the recipe's)")

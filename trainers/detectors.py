@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoModelForObjectDetection, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from dataflow.errors import UsageError
 from trainers import dense, detr
 from trainers.checkpoints import quiet_transformers
 from trainers.detections import Detections
@@ -29,6 +30,17 @@ def detect(model: PreTrainedModel, output: ModelOutput, limit: int = 100) -> lis
 
 
 def load_trained(path: Path) -> PreTrainedModel:
-    """A trained detector, ready to detect; see `save_pretrained`. Only safetensors are read."""
+    """A trained detector, ready to detect; see `save_pretrained`. Only safetensors are read.
+
+    Raises:
+        UsageError: the file lacks weights of the model, which would be random ones then.
+    """
     with quiet_transformers():
-        return AutoModelForObjectDetection.from_pretrained(path, use_safetensors=True, local_files_only=True).eval()
+        model, info = AutoModelForObjectDetection.from_pretrained(
+            path, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    if lacking := sorted(info["missing_keys"]):
+        raise UsageError(
+            f"{path} lacks {len(lacking)} of the model's tensors, such as {lacking[0]}", "train again with this version"
+        )
+    return model.eval()

@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForObjectDetection
 
 from dataflow.errors import UsageError
 from dataflow.records import Categories
+from trainers.areas import group_norm
 from trainers.dense import DenseDetector, DenseDetectorConfig, build_dense
-from trainers.residual_pyramid import ResidualPyramid, group_norm
 
 CATEGORIES = Categories(("person", "car", "dog"))
 INPUTS = [{"num_channels": 3}, {"num_channels": 6}, {"num_channels": 6, "compares_frames": True}]
@@ -33,7 +33,7 @@ def make_model(seed: int = 0, **changes) -> DenseDetector:
     torch.manual_seed(seed)
     model = DenseDetector(small(**changes)).eval()
     with torch.no_grad():  # Large enough for differences to show.
-        for module in model.fcos.head.modules():
+        for module in model.head.modules():
             if isinstance(module, nn.Conv2d):
                 module.weight.mul_(20)
     return model
@@ -86,7 +86,7 @@ def torchvision_twin(model: DenseDetector, features: list[torch.Tensor], size: t
     anchors = AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3)
     return FCOS(
         _Features(features), 3, min_size=min(size), max_size=max(size), image_mean=[0.0] * 3, image_std=[1.0] * 3,
-        anchor_generator=anchors, head=model.fcos.head, score_thresh=0.01, nms_thresh=0.6,
+        anchor_generator=anchors, head=model.head.fcos.head, score_thresh=0.01, nms_thresh=0.6,
     )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def test_loss_and_detections_equal_torchvisions_fcos_on_the_same_features():
     labels = random_labels(4, 7)
     sizes = torch.tensor([size, size])
     with torch.no_grad():
-        features, masks = model.fcos.backbone(images, sizes)
+        features, masks = model.pyramid(model.backbone(images, sizes), sizes, size)
         assert masks == [None, None, None]
         twin = torchvision_twin(model, features, size)
         scale = torch.tensor([size[1], size[0], size[1], size[0]])
@@ -134,7 +134,7 @@ def test_padding_changes_neither_detections_nor_loss(size, canvas, inputs):
         in_padding = model(*padded([image], *canvas), labels=labels)
     for name, value in alone.loss_dict.items():
         torch.testing.assert_close(in_padding.loss_dict[name], value, rtol=1e-4, atol=1e-5)
-    for raw in ("logits", "distances", "centredness"):
+    for raw in ("logits", "regression", "centredness"):
         own = real_cells(getattr(alone, raw), size, size)
         torch.testing.assert_close(real_cells(getattr(together, raw)[:1], canvas, size), own, rtol=1e-3, atol=1e-4)
     want, got = model.detect(alone)[0], model.detect(together)[0]
@@ -183,8 +183,9 @@ def test_masked_group_norm_is_group_norm_of_the_unmasked_part(height, width, ext
 
 
 def test_pyramid_has_strides_8_16_32():
-    pyramid = ResidualPyramid((8, 8, 16, 16), 1, 32, 4, 3)
-    levels, masks = pyramid(torch.randn(1, 3, 70, 100), torch.tensor([[70, 100]]))
+    model, size = make_model(), torch.tensor([[70, 100]])
+    levels, masks = model.pyramid(model.backbone(torch.randn(1, 3, 70, 100), size), size, (70, 100))
+    assert model.pyramid.strides == (8, 16, 32)
     assert [tuple(level.shape) for level in levels] == [(1, 32, 9, 13), (1, 32, 5, 7), (1, 32, 3, 4)]
     assert masks == [None, None, None]
 
@@ -211,13 +212,13 @@ def test_it_starts_with_large_boxes_and_low_scores():
     model = DenseDetector(small())
     output = model(torch.randn(1, 3, 64, 64))
     assert output.logits.sigmoid().mean().item() == pytest.approx(0.01, abs=0.005)
-    assert output.distances.mean().item() == pytest.approx(2.0, abs=0.3)
+    assert output.regression.mean().item() == pytest.approx(2.0, abs=0.3)
 
 
 def test_another_number_of_classes_starts_the_class_head_afresh(tmp_path: Path):
     make_model().save_pretrained(tmp_path)
     model, report = build_dense(Categories(("cat",)), str(tmp_path))
-    head = "fcos.head.classification_head.cls_logits"
+    head = "head.fcos.head.classification_head.cls_logits"
     assert report.reinitialised == (f"{head}.bias", f"{head}.weight")
     assert report.left_over == ()
     assert f"{report}".startswith(
@@ -232,9 +233,7 @@ def test_another_pyramid_under_the_weights_is_refused(tmp_path: Path):
     make_model().save_pretrained(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"pyramid_channels": 32', '"pyramid_channels": 64'))
-    with pytest.raises(
-        UsageError, match=r"tensors of the backbone are missing or of another shape, such as fcos\.backbone\."
-    ):
+    with pytest.raises(UsageError, match=r"tensors of the backbone are missing or of another shape, such as pyramid\."):
         build_dense(CATEGORIES, str(tmp_path))
 
 

@@ -52,7 +52,7 @@ def run(dataset: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) -> P
     torch.manual_seed(0)
     model, report = RECIPE.build(dataset.categories, None)
     with torch.no_grad():
-        for parameter in model.fcos.head.parameters():
+        for parameter in model.head.parameters():
             parameter.mul_(10)
     description = describe_run(dataset, RECIPE, split="train", seed=0, weights=None, weights_identity=report.identity)
     write_description(out, description)

@@ -20,8 +20,7 @@ def maps_under_the_pyramid(model: DenseDetector, pixels: torch.Tensor, mask: tor
     """What the pyramid gets from below, finest first."""
     seen: list[torch.Tensor] = []
     hooks = [
-        layer.register_forward_pre_hook(lambda _, inputs: seen.insert(0, inputs[0]))
-        for layer in model.fcos.backbone.lateral
+        layer.register_forward_pre_hook(lambda _, inputs: seen.insert(0, inputs[0])) for layer in model.pyramid.lateral
     ]
     with torch.no_grad():
         model(pixels, mask)
@@ -84,7 +83,7 @@ def test_gradients_reach_the_backbone_from_either_frame(shown: str):
     frame, blank = torch.randn(2, 3, 64, 96), torch.zeros(2, 3, 64, 96)
     frames = [frame, blank] if shown == "before" else [blank, frame]
     model(torch.cat(frames, dim=1), labels=random_labels(3, 2)).loss.backward()
-    gradients = {name: p.grad for name, p in model.fcos.backbone.named_parameters()}
+    gradients = {name: p.grad for name, p in model.backbone.named_parameters()}
     assert all(g is not None and bool(g.isfinite().all()) and float(g.abs().sum()) > 0 for g in gradients.values())
 
 
@@ -118,7 +117,8 @@ def test_a_detector_of_single_images_and_one_of_pairs_start_from_each_other(tmp_
     for name, value in start.state_dict().items():
         assert torch.equal(model.state_dict()[name], value)
     for detector, inputs in ((start, trained), (model, wanted)):
-        assert detector.config.compares_frames == detector.fcos.backbone.compares_frames == (inputs == "frames")
+        assert detector.config.compares_frames == (inputs == "frames")
+        assert detector.backbone.stem.conv.in_channels == (6 if inputs == "stack" else 3)
         assert detector.config.num_channels == View(inputs).channels
         assert len(detector(torch.randn(1, View(inputs).channels, 40, 48)).logits) == 1
 
@@ -126,7 +126,7 @@ def test_a_detector_of_single_images_and_one_of_pairs_start_from_each_other(tmp_
 @pytest.mark.parametrize("inputs", ["image", "frames"])
 def test_a_stem_for_six_channels_does_not_fit_other_inputs(tmp_path: Path, inputs):
     build_dense(CATEGORIES, None, small, view=View("stack"))[0].save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match=r"of another shape, such as fcos\.backbone\.stem\.conv\.weight"):
+    with pytest.raises(UsageError, match=r"of another shape, such as backbone\.stem\.conv\.weight"):
         build_dense(CATEGORIES, str(tmp_path), view=View(inputs))
 
 

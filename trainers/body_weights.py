@@ -195,9 +195,11 @@ def load_body(body: nn.Module, kind: BackboneKind, path: Path, weights: str, pre
 def _read(body: nn.Module, kind: BackboneKind, path: Path) -> Pretrained:
     match kind:
         case TimmBackbone():
-            from trainers.timm_body import names_in_body
+            from trainers.timm_body import PREFIX, names_in_body
 
-            return Pretrained(names_in_body(_tensors(path)), ())
+            tensors, own = names_in_body(_tensors(path)), body.state_dict()
+            beside = [name.removeprefix(PREFIX) for name in tensors if name not in own]
+            return Pretrained({name: tensor for name, tensor in tensors.items() if name in own}, tuple(beside))
         case HuggingFaceBackbone():
             return _read_huggingface(body, path)
         case DiffusionBackbone():

@@ -14,7 +14,8 @@ from trainers.backbones import Body, TimmBackbone
 _STRIDES = (8, 16, 32)
 _ANY_SIZE = ("timm.models.deit", "timm.models.vision_transformer", "timm.models.eva")
 """Modules of timm whose models interpolate their positions when asked to (`dynamic_img_size`)."""
-_PREFIX = "network.model."
+PREFIX = "network.model."
+"""Of a checkpoint's names in a `TimmBody`."""
 
 
 class TimmBody(Body):
@@ -88,7 +89,7 @@ def names_in_body(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A checkpoint's tensors by their names in a `TimmBody`; those of Hugging Face's DeiT and ViT become timm's."""
     if any(re.match(r"(deit|vit)\.embeddings\.", name) for name in state):
         state = _renamed(state)
-    return {_PREFIX + name: tensor for name, tensor in state.items()}
+    return {PREFIX + name: tensor for name, tensor in state.items()}
 
 
 _RENAMED = (

@@ -236,7 +236,9 @@ def _add_verify_loader(commands: Any) -> None:
 
 def _add_train(commands: Any) -> None:
     parser = _add(commands, "train", "Train a detector", "prepared dataset")
-    parser.add_argument("--recipe", required=True, metavar="NAME", help="detr_r50, detr_small or dense_cnn_small")
+    parser.add_argument(
+        "--recipe", required=True, metavar="NAME", help="such as dense_cnn_small; an unknown one lists them"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="directory of the run")
     parser.add_argument("--split", default="train", help="split to train on (default train)")
     parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps (default: the recipe's)")
@@ -249,7 +251,7 @@ def _add_train(commands: Any) -> None:
         "--input",
         choices=("image", "stack", "frames"),
         help="image: the difference; stack: the after frame and the difference; frames: both frames, whose features "
-        "the detector subtracts (dense_ recipes)",
+        "a dense_ recipe subtracts and which the others see stacked",
     )
     group.add_argument(
         "--mode", choices=_MODES, help="of a dataset of pairs: make this difference on the way, as diff does"

@@ -15,7 +15,7 @@ from trainers.checkpoints import quiet_transformers
 from trainers.detections import Detections
 
 _DECODERS: Mapping[str, Callable[[Any, Any, int], list[Detections]]] = {
-    "detr": detr.detect,
+    **dict.fromkeys(detr.ARCHITECTURES, detr.detect),
     dense.DenseDetectorConfig.model_type: dense.DenseDetector.detect,
 }
 
@@ -31,4 +31,5 @@ def detect(model: PreTrainedModel, output: ModelOutput, limit: int = 100) -> lis
 def load_trained(path: Path) -> PreTrainedModel:
     """A trained detector, ready to detect; see `save_pretrained`. Only safetensors are read."""
     with quiet_transformers():
-        return AutoModelForObjectDetection.from_pretrained(path, use_safetensors=True, local_files_only=True).eval()
+        model = AutoModelForObjectDetection.from_pretrained(path, use_safetensors=True, local_files_only=True).eval()
+    return detr.ready(model) if model.config.model_type in detr.ARCHITECTURES else model

@@ -1,7 +1,7 @@
 """Recipes: found by name, complete, and their builders fit the dataset's classes."""
 
 import json
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
 import torch
@@ -10,12 +10,14 @@ from dataflow.errors import UsageError
 from dataflow.padding import PadToSize
 from dataflow.records import Categories
 from dataflow.resize import FixedSize, KeepSize, LongestEdge, Resize
-from trainers.recipes import Recipe, dense_cnn_small, detr_r50, detr_small, find_recipe
+from trainers.detr import ARCHITECTURES
+from trainers.recipes import _RECIPES, Recipe, dense_cnn_small, detr_small, find_recipe
 
 CATEGORIES = Categories(("person", "car", "dog"))
+EVERY = tuple(make() for make in _RECIPES)
 
 
-@pytest.mark.parametrize("make", [detr_r50, detr_small, dense_cnn_small])
+@pytest.mark.parametrize("make", _RECIPES, ids=lambda make: make.__name__)
 def test_a_recipe_is_found_by_its_name(make):
     recipe = make()
     assert recipe.name == make.__name__
@@ -24,7 +26,7 @@ def test_a_recipe_is_found_by_its_name(make):
 
 def test_an_unknown_name_lists_the_alternatives():
     with pytest.raises(
-        UsageError, match=r"no recipe 'dert'; choose --recipe among detr_r50, detr_small, dense_cnn_small"
+        UsageError, match=r"no recipe 'dert'; choose --recipe among dense_cnn_small, .*detr_small, .*detr_r50"
     ):
         find_recipe("dert")
 
@@ -44,15 +46,12 @@ def test_no_steps_and_no_images_are_refused(field: str):
         replace(detr_small(), **{field: 0})
 
 
-@pytest.mark.parametrize("recipe", [detr_r50(), detr_small(), dense_cnn_small()], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", EVERY, ids=lambda recipe: recipe.name)
 def test_settings_are_json_and_all_that_decides_a_run(recipe: Recipe):
     settings = recipe.settings()
     assert json.loads(json.dumps(settings)) == settings
     assert set(settings) == set(Recipe.__dataclass_fields__) - {"build"}
-    assert settings["resize"] == {
-        "shortest_edge": recipe.resize.shortest_edge,
-        "longest_edge": recipe.resize.longest_edge,
-    }
+    assert settings["resize"] == asdict(recipe.resize)
 
 
 def test_settings_tell_sizes_and_canvases_apart():
@@ -69,19 +68,39 @@ def test_settings_tell_sizes_and_canvases_apart():
     assert json.loads(json.dumps(settings)) == settings
 
 
-@pytest.mark.parametrize("recipe", [detr_small(), dense_cnn_small()], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", [r for r in EVERY if r.weights is None], ids=lambda recipe: recipe.name)
 def test_a_recipe_that_needs_no_weights_builds_a_model_that_trains_throughout(recipe: Recipe):
     model, report = recipe.build(CATEGORIES, recipe.weights)
     assert str(report) == "weights: random throughout"
     assert model.config.num_labels == 3
     assert model.config.id2label == {0: "person", 1: "car", 2: "dog"}
-    assert all(parameter.requires_grad for parameter in model.parameters())
+    # D-FINE keeps two constants of its box distributions among its parameters.
+    assert {n for n, p in model.named_parameters() if not p.requires_grad} <= {
+        "model.decoder.up",
+        "model.decoder.reg_scale",
+    }
     assert all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
     assert sum(parameter.numel() for parameter in model.parameters()) < 4_000_000
 
 
-def test_detr_r50_starts_from_the_published_weights():
-    recipe = detr_r50()
-    assert recipe.weights == "facebook/detr-resnet-50"
+@pytest.mark.parametrize("recipe", [r for r in EVERY if r.weights is not None], ids=lambda recipe: recipe.name)
+def test_a_recipe_for_fine_tuning_wants_weights(recipe: Recipe):
+    assert recipe.weights.count("/") == 1
+    assert recipe.clip_norm == 0.1
     with pytest.raises(UsageError, match="wants weights to start from"):
         recipe.build(CATEGORIES, None)
+
+
+@pytest.mark.parametrize(
+    "recipe", [r for r in EVERY if isinstance(r.resize, FixedSize)], ids=lambda recipe: recipe.name
+)
+def test_images_of_one_size_are_whole_strides(recipe: Recipe):
+    """So the canvas is all image."""
+    kind = ARCHITECTURES[recipe.build.keywords["architecture"]]
+    assert not kind.heeds_mask
+    assert recipe.resize.height % kind.multiple_of == recipe.resize.width % kind.multiple_of == 0
+
+
+def test_what_takes_padding_for_picture_is_shown_images_of_one_size():
+    fixed = {recipe.name for recipe in EVERY if isinstance(recipe.resize, FixedSize)}
+    assert fixed == {"rt_detr_v2_small", "d_fine_small", "yolos_small", "rt_detr_v2_r18", "d_fine_n", "yolos_tiny"}

@@ -39,6 +39,9 @@ _PRIOR = 0.01
 """Probability that a query starts out with for every class, where classes are scored by sigmoid (Lin et al. 2017,
 section 4.1). transformers starts RT-DETR at 1 / (classes + 1), which is a half for one class, and others at a half."""
 
+_FIRST_BOXES = re.compile(r"model\.(enc_bbox_head|decoder\.pre_bbox_head)\.layers\.2$")
+"""Names of the layers that move RT-DETR's and D-FINE's boxes away from the anchors."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -154,14 +157,27 @@ def _with_auxiliary_loss(config: Any) -> Any:
 
 @torch.no_grad()
 def _start(model: PreTrainedModel, names: Collection[str]) -> None:
-    """Amend what transformers puts into new tensors of these names where the architectures' authors have others."""
+    """Amend what transformers puts into new tensors of these names where the architectures' authors have others.
+
+    It starts RT-DETR's and D-FINE's layers at a standard deviation of 0.01 whatever their width, and RT-DETR's batch
+    norm too, so that signals vanish; and it lets their first boxes differ from the anchors.
+    """
     kind = ARCHITECTURES[model.config.model_type]
+    hybrid = model.config.model_type in ("rt_detr_v2", "d_fine")
     for module_name, layer in model.named_modules():
-        weight, bias = f"{module_name}.weight", f"{module_name}.bias"
-        if isinstance(layer, nn.BatchNorm2d) and weight in names:
-            nn.init.ones_(layer.weight)  # RT-DETR's start at a hundredth, where signals vanish.
-        if isinstance(layer, nn.Linear) and bias in names and not kind.no_object and re.match(kind.class_head, bias):
-            nn.init.constant_(layer.bias, -math.log((1 - _PRIOR) / _PRIOR))
+        weight = f"{module_name}.weight"
+        if weight not in names:
+            continue
+        if re.match(kind.class_head, weight):
+            if not kind.no_object and isinstance(layer, nn.Linear):
+                nn.init.constant_(layer.bias, -math.log((1 - _PRIOR) / _PRIOR))
+        elif hybrid and isinstance(layer, nn.BatchNorm2d):
+            nn.init.ones_(layer.weight)
+        elif hybrid and isinstance(layer, nn.Linear):
+            if _FIRST_BOXES.match(module_name):
+                nn.init.zeros_(layer.weight)
+            elif bool(layer.weight.any()):  # What transformers starts at zero is meant to.
+                nn.init.xavier_uniform_(layer.weight)
 
 
 def check_class_head(model: PreTrainedModel, categories: Categories) -> None:

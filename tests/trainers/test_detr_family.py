@@ -160,3 +160,17 @@ def test_fresh_weights_do_not_let_the_signal_vanish(architecture):
     with torch.no_grad():
         logits = model(pixel_values=pixels).logits
     assert (logits[0] - logits[1]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("architecture", ["rt_detr_v2", "d_fine"])
+def test_fresh_boxes_start_at_the_anchors(architecture):
+    """Twentieths of the picture around the cells' centres, as the authors have it."""
+    model = small_detector(architecture).eval()
+    pixels, _ = pictures(SIZE)
+    with torch.no_grad():
+        boxes = model(pixel_values=pixels).pred_boxes[0]
+    shares = torch.tensor([0.05, 0.1, 0.2])
+    assert (boxes[:, 2:, None] - shares).abs().min(-1).values.max() < 1e-3
+    cells = boxes[(boxes[:, 2] - 0.05).abs() < 1e-3, 0] * SIZE[1] / 8
+    assert len(cells)
+    torch.testing.assert_close(cells.frac(), torch.full_like(cells, 0.5), atol=0.02, rtol=0)

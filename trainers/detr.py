@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from transformers.utils import ModelOutput
 from dataflow.errors import UsageError
 from dataflow.records import Categories
 from dataflow.view import View
-from trainers.checkpoints import LoadReport, class_names, load_detector, read_config, with_categories
+from trainers.checkpoints import LoadReport, class_names, load_detector, with_categories
 from trainers.detections import Detections
 from trainers.detr_canvas import attach_canvas
 from trainers.stems import channels_of, set_channels, widen
@@ -59,6 +59,9 @@ class Kind:
     """Stride of its coarsest map, px."""
     freezes_early_layers: bool
     """Whether its published training leaves the backbone's stem and first stage as they are."""
+    auxiliary_loss: bool = True
+    """Whether every decoder layer has a loss (Carion et al. 2020, section 3.2), which speeds learning. YOLOS has no
+    decoder, and transformers' code for its layers' losses asks for states that nobody keeps."""
 
 
 _CLASSIFIER = r"class_labels_classifier\."
@@ -70,7 +73,7 @@ ARCHITECTURES: Mapping[str, Kind] = {
     "deformable_detr": Kind("model.backbone.", _PER_LAYER, False, True, 64, True),
     "rt_detr_v2": Kind("model.backbone.", _WITH_PROPOSALS, False, False, 32, False),
     "d_fine": Kind("model.backbone.", _WITH_PROPOSALS, False, False, 32, False),
-    "yolos": Kind("vit.", rf"{_CLASSIFIER}layers\.2\.", True, False, 16, False),
+    "yolos": Kind("vit.", rf"{_CLASSIFIER}layers\.2\.", True, False, 16, False, auxiliary_loss=False),
 }
 
 
@@ -105,8 +108,9 @@ def build_detr(
     elif config is not None:
         fresh = with_categories(config(), categories)
         assert fresh.model_type == architecture
+        fresh.auxiliary_loss = kind.auxiliary_loss
         set_channels(fresh, view.channels)
-        model, report = _model_class(architecture)(_with_auxiliary_loss(fresh)), LoadReport("")
+        model, report = _model_class(architecture)(fresh), LoadReport("")
         _start(model, model.state_dict())
     else:
         raise UsageError("this recipe wants weights to start from", "pass --weights NAME or --weights DIR")
@@ -133,26 +137,16 @@ def _model_class(architecture: str) -> type[PreTrainedModel]:
 def _loaded(categories: Categories, weights: str, architecture: str, view: View) -> tuple[PreTrainedModel, LoadReport]:
     """The model of a checkpoint, with as many channels as `view` has."""
     kind = ARCHITECTURES[architecture]
-    auxiliary = _with_auxiliary_loss(read_config(weights, architecture)).auxiliary_loss
     model, report = load_detector(
         _model_class(architecture),
         weights,
         categories,
         backbone=kind.backbone,
         class_head=kind.class_head,
-        auxiliary_loss=auxiliary,
+        auxiliary_loss=kind.auxiliary_loss,
     )
     _start(model, report.reinitialised)
     return (model, report) if channels_of(model.config) == view.channels else widen(model, report, view)
-
-
-def _with_auxiliary_loss(config: Any) -> Any:
-    """`config` itself, with the loss of every decoder layer (Carion et al. 2020, section 3.2), which speeds learning.
-
-    YOLOS has no decoder, and transformers' code for its layers' losses asks for states that nobody keeps.
-    """
-    config.auxiliary_loss = config.model_type != "yolos"
-    return config
 
 
 @torch.no_grad()

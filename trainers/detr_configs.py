@@ -73,7 +73,10 @@ def small_deformable_detr_config() -> DeformableDetrConfig:
 
 
 def small_rt_detr_v2_config() -> RTDetrV2Config:
-    """An RT-DETR v2 with a small ResNet."""
+    """An RT-DETR v2 with a small ResNet.
+
+    As many queries as the large ones have: they cost little, and each is a cell that learns its box.
+    """
     return RTDetrV2Config(
         backbone_config=RTDetrResNetConfig(
             embedding_size=32,
@@ -93,13 +96,11 @@ def small_rt_detr_v2_config() -> RTDetrV2Config:
         decoder_ffn_dim=128,
         decoder_layers=2,
         decoder_attention_heads=4,
-        num_queries=50,
-        num_denoising=50,
     )
 
 
 def small_d_fine_config() -> DFineConfig:
-    """A D-FINE with a small HGNet v2."""
+    """A D-FINE with a small HGNet v2; queries as for RT-DETR v2."""
     return DFineConfig(
         backbone_config=HGNetV2Config(
             stem_channels=[3, 16, 16],
@@ -124,8 +125,6 @@ def small_d_fine_config() -> DFineConfig:
         decoder_ffn_dim=128,
         decoder_layers=2,
         decoder_attention_heads=4,
-        num_queries=50,
-        num_denoising=50,
     )
 
 

@@ -119,5 +119,5 @@ def test_sides_that_are_no_whole_strides_are_rounded_up(architecture):
 def test_fewer_cells_than_queries_is_said_so(architecture):
     model = small_detector(architecture)
     pixels, mask = pictures((32, 32))
-    with pytest.raises(UsageError, match="picks 50 queries among the 21 cells of 32x32 px; resize to more pixels"):
+    with pytest.raises(UsageError, match="picks 300 queries among the 21 cells of 32x32 px; resize to more pixels"):
         model(pixel_values=pixels, pixel_mask=mask)

@@ -38,9 +38,9 @@ def architecture(request: pytest.FixtureRequest):
     return request.param
 
 
-@pytest.mark.parametrize("counts", [(0, 0), (1, 0), (3, 100)])
+@pytest.mark.parametrize("counts", [(0, 0), (1, 0), (3, 100), (0, 320)])
 def test_losses_and_gradients_are_finite_whatever_the_number_of_objects(architecture, counts):
-    """A hundred objects are more than there are queries: as many as these are matched, the others left out."""
+    """More objects than queries: as many as there are queries are matched, the others left out."""
     model = small_detector(architecture).train()
     pixels, mask = pictures(SIZE, (100, 150))
     output = model(pixel_values=pixels, pixel_mask=mask, labels=labels_of(*counts))

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import FrozenInstanceError, asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +10,13 @@ import torch
 from dataflow.errors import UsageError
 from dataflow.padding import PadToSize
 from dataflow.records import Categories
-from dataflow.resize import FixedSize, KeepSize, LongestEdge, Resize
+from dataflow.resize import FixedSize, KeepSize, LongestEdge, Resize, ResizePolicy
+from tests.trainers.small_sets import squares, write_dataset
 from trainers.detr import ARCHITECTURES
+from trainers.prediction import predict
+from trainers.predictions import read_predictions
 from trainers.recipes import _RECIPES, Recipe, dense_cnn_small, detr_small, find_recipe
+from trainers.training import train
 
 CATEGORIES = Categories(("person", "car", "dog"))
 EVERY = tuple(make() for make in _RECIPES)
@@ -104,3 +109,20 @@ def test_images_of_one_size_are_whole_strides(recipe: Recipe):
 def test_what_takes_padding_for_picture_is_shown_images_of_one_size():
     fixed = {recipe.name for recipe in EVERY if isinstance(recipe.resize, FixedSize)}
     assert fixed == {"rt_detr_v2_small", "d_fine_small", "yolos_small", "rt_detr_v2_r18", "d_fine_n", "yolos_tiny"}
+
+
+@pytest.mark.parametrize("recipe", [r for r in EVERY if r.weights is None], ids=lambda recipe: recipe.name)
+def test_a_small_recipe_trains_and_predicts(recipe: Recipe, tmp_path: Path):
+    """On images of two shapes, one step, and then fine-tunes what it made for other classes."""
+    dataset = write_dataset(tmp_path / "data", {"train": list(squares(6)), "validation": list(squares(3))})
+    fixed = isinstance(recipe.resize, FixedSize)
+    recipe = replace(recipe, resize=FixedSize(128, 192) if fixed else ResizePolicy(64, 96))
+    first = train(dataset, recipe, tmp_path / "run", steps=1, batch_size=2)
+    assert first.load_report == "weights: random throughout"
+    predict(dataset, tmp_path / "run", tmp_path / "predictions")
+    found = read_predictions(tmp_path / "predictions").by_image
+    assert len(found) == 3
+    others = replace(dataset.categories, names=("blue", "black"))
+    tuned, report = recipe.build(others, str(tmp_path / "run"))
+    assert tuned.config.id2label == {0: "blue", 1: "black"}
+    assert report.loaded and report.reinitialised and not report.left_over

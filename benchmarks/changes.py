@@ -89,7 +89,7 @@ def train_one(training: Training, dataset: Any, run: Path) -> None:
     import torch
 
     from dataflow.resize import ResizePolicy
-    from trainers.recipes import dense_cnn_small
+    from trainers.dense_recipes import dense_cnn_small
     from trainers.runs import is_finished
     from trainers.training import train
 

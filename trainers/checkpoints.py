@@ -1,10 +1,12 @@
 """Weights from elsewhere: finding a checkpoint on the hub or on disk, and the report of what was loaded from it."""
 
+import copy
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import transformers
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from dataflow.errors import UsageError
@@ -34,12 +37,18 @@ class LoadReport:
     """In the model, but not (or not in this shape) in the checkpoint: random."""
     left_over: tuple[str, ...] = ()
     """In the checkpoint, but not in the model."""
+    widened: tuple[str, ...] = ()
+    """Loaded, with zeros for input channels that the checkpoint does not have."""
 
     def __str__(self) -> str:
         if not self.source:
             return "weights: random throughout"
         parts = [f"weights: {len(self.loaded)} tensors loaded from {self.source}"]
-        for what, names in (("started at random", self.reinitialised), ("left over", self.left_over)):
+        for what, names in (
+            ("started at random", self.reinitialised),
+            ("widened to more channels", self.widened),
+            ("left over", self.left_over),
+        ):
             if names:
                 listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
                 parts.append(f"{len(names)} {what} ({listed})")
@@ -137,11 +146,13 @@ def load_detector(
     categories: Categories,
     *,
     backbone: str | tuple[str, ...],
-    class_head: str | Callable[[Any], str],
+    class_head: str,
     **changes: Any,
 ) -> tuple[PreTrainedModel, LoadReport]:
     """A float32 detector for `categories` with the weights of a checkpoint; what does not fit starts at random.
 
+    The model that is returned is made afresh, with random weights throughout, and then given every tensor of the
+    checkpoint that it has a place for: whatever is not loaded is so as in a new model, never memory as it was found.
     The class head is kept only where the checkpoint has the same classes in the same order.
 
     Args:
@@ -149,7 +160,7 @@ def load_detector(
         weights: checkpoint directory or hub name.
         categories: the classes to detect.
         backbone: prefix, or prefixes, of the names of the backbone's tensors.
-        class_head: name of the layer (or layers) with one output per class, or how to learn it from the model.
+        class_head: regular expression that the names of the tensors with one entry per class begin with.
         changes: further values of the configuration to change.
 
     Raises:
@@ -157,26 +168,43 @@ def load_detector(
             (training would go on with a random backbone and never say so).
     """
     config = read_config(weights, model_class.config_class.model_type)
-    same_classes = class_names(config) == categories.names
-    config = with_categories(config, categories)
+    keep_classes = class_names(config) == categories.names
+    stored, absent, left_over = _stored(model_class, weights, config)
+    config = with_categories(copy.deepcopy(config), categories)
     for name, value in changes.items():
         setattr(config, name, value)
-    model, report = _load(model_class, weights, config)
-    lost = [name for name in report.reinitialised if name.startswith(backbone)]
+    model = model_class(config)
+    wanted = model.state_dict()
+    loaded = {
+        name: tensor
+        for name, tensor in stored.items()
+        if name not in absent
+        and name in wanted
+        and tensor.shape == wanted[name].shape
+        and (keep_classes or not re.match(class_head, name))
+    }
+    lost = [name for name in sorted(set(wanted) - set(loaded)) if name.startswith(backbone)]
     if lost:
         raise UsageError(
             f"{weights} does not fit: {len(lost)} tensors of the backbone are missing or of another shape, "
             f"such as {lost[0]}",
             "give the checkpoint of a model with this backbone",
         )
-    if same_classes:
-        return model, report
-    return model, _restart(model, class_head if isinstance(class_head, str) else class_head(model), report)
+    model.load_state_dict(loaded, strict=False)
+    report = LoadReport(
+        source=weights,
+        identity=identity_of(weights, getattr(config, "_commit_hash", None)),
+        loaded=tuple(sorted(loaded)),
+        reinitialised=tuple(sorted(set(wanted) - set(loaded))),
+        left_over=tuple(sorted({*left_over, *(set(stored) - set(wanted))})),
+    )
+    return model.eval(), report
 
 
-def _load(
+def _stored(
     model_class: type[PreTrainedModel], weights: str, config: PreTrainedConfig
-) -> tuple[PreTrainedModel, LoadReport]:
+) -> tuple[dict[str, Tensor], set[str], set[str]]:
+    """The tensors of a checkpoint by the names they have in memory, the names that it lacks, and those left over."""
     try:
         with quiet_transformers():
             model, info = model_class.from_pretrained(
@@ -193,29 +221,7 @@ def _load(
             f"the weights of {weights} cannot be read: {first}", "give a checkpoint with model.safetensors"
         ) from error
     mismatched = {entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]}
-    fresh = set(info["missing_keys"]) | mismatched
-    report = LoadReport(
-        source=weights,
-        identity=identity_of(weights, getattr(config, "_commit_hash", None)),
-        loaded=tuple(sorted(set(model.state_dict()) - fresh)),
-        reinitialised=tuple(sorted(fresh)),
-        left_over=tuple(sorted(info["unexpected_keys"])),
-    )
-    return model, report
-
-
-def _restart(model: PreTrainedModel, layer: str, report: LoadReport) -> LoadReport:
-    """Random weights for a class head made for other classes, also where there happen to be as many."""
-    head = model.get_submodule(layer)
-    for parameter in head.parameters():
-        parameter._is_hf_initialized = False  # Else transformers takes it for loaded and leaves it alone.
-    head.apply(model._init_weights)
-    names = {f"{layer}.{name}" for name in head.state_dict()}
-    return replace(
-        report,
-        loaded=tuple(name for name in report.loaded if name not in names),
-        reinitialised=tuple(sorted({*report.reinitialised, *names})),
-    )
+    return model.state_dict(), {*info["missing_keys"], *mismatched}, set(info["unexpected_keys"])
 
 
 def identity_of(weights: str, commit: str | None) -> str:

@@ -257,7 +257,7 @@ def _add_train(commands: Any) -> None:
         "--input",
         choices=("image", "stack", "frames"),
         help="image: the difference; stack: the after frame and the difference; frames: both frames, whose features "
-        "the detector subtracts (dense_ recipes)",
+        "a dense_ recipe subtracts and which the others see stacked",
     )
     group.add_argument(
         "--mode", choices=_MODES, help="of a dataset of pairs: make this difference on the way, as diff does"

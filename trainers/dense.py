@@ -6,6 +6,7 @@ It has the contract of `AutoModelForObjectDetection`: `pixel_values`, `pixel_mas
 An image's detections are the same alone and padded beside a larger one, whatever the backbone.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -242,7 +243,7 @@ def build_dense(
             weights,
             categories,
             backbone=("backbone.", "pyramid."),
-            class_head=lambda model: f"head.{model.head.class_layer}",
+            class_head=r"head\.(" + "|".join(re.escape(kind.class_layer) for kind in _HEADS.values()) + ")",
             **shown,
         )
     fresh = with_categories(config(), categories)

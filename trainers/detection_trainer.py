@@ -25,7 +25,7 @@ from dataflow.batches import Batch, normalise
 from dataflow.errors import DataRefusedError, MissingExtraError
 from dataflow.progress import Progress
 from dataflow.tensorflow_runtime import load_tensorflow
-from trainers.recipes import Recipe
+from trainers.recipe import Recipe
 
 _NAMED_IMAGES = 8
 

@@ -16,7 +16,7 @@ from trainers.checkpoints import quiet_transformers
 from trainers.detections import Detections
 
 _DECODERS: Mapping[str, Callable[[Any, Any, int], list[Detections]]] = {
-    "detr": detr.detect,
+    **dict.fromkeys(detr.ARCHITECTURES, detr.detect),
     dense.DenseDetectorConfig.model_type: dense.DenseDetector.detect,
 }
 
@@ -43,4 +43,5 @@ def load_trained(path: Path) -> PreTrainedModel:
         raise UsageError(
             f"{path} lacks {len(lacking)} of the model's tensors, such as {lacking[0]}", "train again with this version"
         )
-    return model.eval()
+    model.eval()
+    return detr.ready(model) if model.config.model_type in detr.ARCHITECTURES else model

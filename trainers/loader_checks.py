@@ -104,7 +104,7 @@ class Subject:
         """What training changes about pairs."""
         if self.dataset.layout.kind != "pairs":
             return None
-        from trainers.recipes import AUGMENTATION  # It takes seconds, which single images need not wait for.
+        from trainers.recipe import AUGMENTATION  # It takes seconds, which single images need not wait for.
 
         return AUGMENTATION
 

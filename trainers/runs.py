@@ -33,7 +33,7 @@ from dataflow.resize import FixedSize, KeepSize, LongestEdge, Resize, ResizePoli
 from dataflow.view import View
 from trainers.checkpoints import class_names, quiet_transformers
 from trainers.detectors import load_trained
-from trainers.recipes import Channels, Recipe
+from trainers.recipe import Channels, Recipe
 
 RUN_JSON = "run.json"
 CHECKPOINTS = "checkpoints"

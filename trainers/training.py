@@ -17,7 +17,7 @@ from dataflow.prepared import PreparedDataset
 from dataflow.view import View
 from trainers.checkpoints import LoadReport, quiet_transformers
 from trainers.detection_trainer import DetectionTrainer, ProgressLines, tensorboard_callback
-from trainers.recipes import Recipe
+from trainers.recipe import Recipe
 from trainers.runs import (
     CHECKPOINTS,
     TENSORBOARD,

@@ -24,8 +24,8 @@ from tests.trainers.small_sets import squares, write_dataset
 from trainers import checkpoints
 from trainers.backbones import BackboneKind, DiffusionBackbone, HuggingFaceBackbone, TimmBackbone, stem_of, widen_stem
 from trainers.dense import DenseDetector, DenseDetectorConfig, build_dense
+from trainers.dense_recipes import dense_document_dit
 from trainers.prediction import predict
-from trainers.recipes import dense_document_dit
 from trainers.runs import load_run, read_description
 from trainers.training import train
 

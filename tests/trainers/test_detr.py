@@ -15,60 +15,16 @@ from dataflow.bridge import BatchLoader
 from dataflow.errors import UsageError
 from dataflow.images import decode_rgb
 from dataflow.records import Categories, Objects
+from tests.trainers.published_layouts import DETR_BACKBONE, DETR_R50, write_detr
 from tests.trainers.small_sets import square_picture, write_dataset
 from trainers import checkpoints
 from trainers.detectors import detect, load_trained
-from trainers.detr import build_detr, small_detr_config
-from trainers.recipes import IMAGENET_MEAN, IMAGENET_STD, detr_r50, detr_small
+from trainers.detr import build_detr
+from trainers.detr_configs import small_detr_config
+from trainers.detr_recipes import detr_r50, detr_small
+from trainers.recipe import IMAGENET_MEAN, IMAGENET_STD
 
 CATEGORIES = Categories(("person", "car <b>", "dog"), (7, 3, 90))
-# What facebook/detr-resnet-50 has in its config.json, but for the sizes: a ResNet-26 of the same blocks, few layers.
-PUBLISHED = {
-    "activation_dropout": 0.0,
-    "activation_function": "relu",
-    "architectures": ["DetrForObjectDetection"],
-    "attention_dropout": 0.0,
-    "auxiliary_loss": False,
-    "backbone": "resnet26",
-    "bbox_cost": 5,
-    "bbox_loss_coefficient": 5,
-    "class_cost": 1,
-    "classifier_dropout": 0.0,
-    "d_model": 32,
-    "decoder_attention_heads": 4,
-    "decoder_ffn_dim": 32,
-    "decoder_layerdrop": 0.0,
-    "decoder_layers": 2,
-    "dice_loss_coefficient": 1,
-    "dilation": False,
-    "dropout": 0.1,
-    "encoder_attention_heads": 4,
-    "encoder_ffn_dim": 32,
-    "encoder_layerdrop": 0.0,
-    "encoder_layers": 1,
-    "eos_coefficient": 0.1,
-    "giou_cost": 2,
-    "giou_loss_coefficient": 2,
-    "id2label": {str(i): f"LABEL_{i}" for i in range(91)},
-    "init_std": 0.02,
-    "init_xavier_std": 1.0,
-    "is_encoder_decoder": True,
-    "label2id": {f"LABEL_{i}": i for i in range(91)},
-    "mask_loss_coefficient": 1,
-    "max_position_embeddings": 1024,
-    "model_type": "detr",
-    "num_channels": 3,
-    "num_hidden_layers": 1,
-    "num_queries": 20,
-    "position_embedding_type": "sine",
-    "scale_embedding": False,
-    "torch_dtype": "float32",
-    "transformers_version": "4.27.0.dev0",
-    "use_pretrained_backbone": True,
-    "use_timm_backbone": True,
-}
-_OLD = "model.backbone.conv_encoder.model."
-"""Prefix of the backbone's names in the published file."""
 
 
 def tiny_config() -> DetrConfig:
@@ -89,18 +45,7 @@ def tiny_detr(categories: Categories = CATEGORIES) -> DetrForObjectDetection:
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint directory in the layout of facebook/detr-resnet-50."""
-    directory = tmp_path_factory.mktemp("detr-resnet-50")
-    timm = {"backbone": "resnet26", "use_timm_backbone": True, "use_pretrained_backbone": False}
-    sizes = ("d_model", "decoder_ffn_dim", "encoder_ffn_dim", "decoder_layers", "encoder_layers", "num_queries")
-    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
-    torch.manual_seed(5)
-    DetrForObjectDetection(
-        DetrConfig(**timm, **heads, **{k: PUBLISHED[k] for k in sizes}, num_labels=91)
-    ).save_pretrained(directory)
-    (directory / "config.json").write_text(json.dumps(PUBLISHED))
-    names = set(load_file(directory / "model.safetensors"))
-    assert {_OLD + "conv1.weight", _OLD + "layer4.1.bn3.running_var", "model.input_projection.weight"} <= names
-    return directory
+    return write_detr(tmp_path_factory.mktemp("detr-resnet-50"))
 
 
 def test_the_published_layout_loads_with_a_class_head_for_the_dataset(published: Path):
@@ -112,7 +57,7 @@ def test_the_published_layout_loads_with_a_class_head_for_the_dataset(published:
     loaded = model.state_dict()
     assert set(report.loaded) | set(report.reinitialised) == set(loaded)
     for name in ("conv1.weight", "layer3.1.conv3.weight", "layer4.0.downsample.1.running_mean"):
-        assert torch.equal(loaded["model.backbone.model." + name], stored[_OLD + name])
+        assert torch.equal(loaded["model.backbone.model." + name], stored[DETR_BACKBONE + name])
     assert torch.equal(
         loaded["model.query_position_embeddings.weight"], stored["model.query_position_embeddings.weight"]
     )
@@ -147,7 +92,7 @@ def test_hugging_faces_own_resnet_trains_where_it_should():
 def test_a_checkpoint_without_its_backbone_is_refused(published: Path, tmp_path: Path):
     stored = load_file(published / "model.safetensors")
     save_file({k: v for k, v in stored.items() if "layer3" not in k}, tmp_path / "model.safetensors", {"format": "pt"})
-    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED))
+    (tmp_path / "config.json").write_text(json.dumps(DETR_R50))
     with pytest.raises(UsageError, match=r"does not fit: \d+ tensors of the backbone are missing"):
         build_detr(CATEGORIES, str(tmp_path))
 

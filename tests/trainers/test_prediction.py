@@ -17,7 +17,7 @@ from trainers.dense import DenseDetectorConfig, build_dense
 from trainers.detections import Detections
 from trainers.prediction import predict
 from trainers.predictions import read_predictions
-from trainers.recipes import Recipe
+from trainers.recipe import Recipe
 from trainers.runs import describe_run, image_processor, save_model, write_description
 
 SIZES = ((64, 96), (90, 40), (33, 57), (64, 64), (120, 96))

@@ -1,7 +1,8 @@
 """Recipes: found by name, complete, and their builders fit the dataset's classes."""
 
 import json
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,38 +10,29 @@ import torch
 from dataflow.errors import UsageError
 from dataflow.padding import PadToSize
 from dataflow.records import Categories
-from dataflow.resize import FixedSize, KeepSize, LongestEdge, Resize
-from trainers.recipes import (
-    Recipe,
+from dataflow.resize import FixedSize, KeepSize, LongestEdge, Resize, ResizePolicy
+from tests.trainers.small_sets import squares, write_dataset
+from trainers.dense_recipes import (
     dense_cnn_small,
     dense_deit,
-    dense_deit_small,
     dense_diffusion_dit,
-    dense_diffusion_dit_small,
     dense_document_dit,
-    dense_document_dit_small,
-    detr_r50,
-    detr_small,
     faster_rcnn_r50,
     faster_rcnn_small,
-    find_recipe,
-    retinanet_small,
 )
+from trainers.detr import ARCHITECTURES
+from trainers.detr_recipes import detr_small
+from trainers.prediction import predict
+from trainers.predictions import read_predictions
+from trainers.recipe import Recipe
+from trainers.recipes import RECIPES, find_recipe
+from trainers.training import train
 
 CATEGORIES = Categories(("person", "car", "dog"))
-FRESH = [
-    detr_small,
-    dense_cnn_small,
-    dense_deit_small,
-    dense_document_dit_small,
-    dense_diffusion_dit_small,
-    faster_rcnn_small,
-    retinanet_small,
-]
-PUBLISHED = [detr_r50, dense_deit, dense_document_dit, dense_diffusion_dit, faster_rcnn_r50]
+EVERY = tuple(make() for make in RECIPES)
 
 
-@pytest.mark.parametrize("make", FRESH + PUBLISHED)
+@pytest.mark.parametrize("make", RECIPES, ids=lambda make: make.__name__)
 def test_a_recipe_is_found_by_its_name(make):
     recipe = make()
     assert recipe.name == make.__name__
@@ -49,7 +41,7 @@ def test_a_recipe_is_found_by_its_name(make):
 
 def test_an_unknown_name_lists_the_alternatives():
     with pytest.raises(
-        UsageError, match=r"no recipe 'dert'; choose --recipe among detr_r50, detr_small, dense_cnn_small"
+        UsageError, match=r"no recipe 'dert'; choose --recipe among dense_cnn_small, .*detr_r50, .*detr_small"
     ):
         find_recipe("dert")
 
@@ -69,15 +61,12 @@ def test_no_steps_and_no_images_are_refused(field: str):
         replace(detr_small(), **{field: 0})
 
 
-@pytest.mark.parametrize("recipe", [make() for make in FRESH + PUBLISHED], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", EVERY, ids=lambda recipe: recipe.name)
 def test_settings_are_json_and_all_that_decides_a_run(recipe: Recipe):
     settings = recipe.settings()
     assert json.loads(json.dumps(settings)) == settings
     assert set(settings) == set(Recipe.__dataclass_fields__) - {"build"}
-    assert settings["resize"] == {
-        "shortest_edge": recipe.resize.shortest_edge,
-        "longest_edge": recipe.resize.longest_edge,
-    }
+    assert settings["resize"] == asdict(recipe.resize)
 
 
 def test_settings_tell_sizes_and_canvases_apart():
@@ -94,22 +83,62 @@ def test_settings_tell_sizes_and_canvases_apart():
     assert json.loads(json.dumps(settings)) == settings
 
 
-@pytest.mark.parametrize("recipe", [make() for make in FRESH], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", [r for r in EVERY if r.weights is None], ids=lambda recipe: recipe.name)
 def test_a_recipe_that_needs_no_weights_builds_a_model_that_trains_throughout(recipe: Recipe):
     model, report = recipe.build(CATEGORIES, recipe.weights)
     assert str(report) == "weights: random throughout"
     assert model.config.num_labels == 3
     assert model.config.id2label == {0: "person", 1: "car", 2: "dog"}
-    assert all(parameter.requires_grad for parameter in model.parameters())
+    # D-FINE keeps two constants of its box distributions among its parameters.
+    assert {n for n, p in model.named_parameters() if not p.requires_grad} <= {
+        "model.decoder.up",
+        "model.decoder.reg_scale",
+    }
     assert all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
     assert sum(parameter.numel() for parameter in model.parameters()) < 4_000_000
 
 
-def test_detr_r50_starts_from_the_published_weights():
-    recipe = detr_r50()
-    assert recipe.weights == "facebook/detr-resnet-50"
+OF_DETR = [r for r in EVERY if r.weights is not None and "dense" not in r.name and "rcnn" not in r.name]
+
+
+@pytest.mark.parametrize("recipe", OF_DETR, ids=lambda recipe: recipe.name)
+def test_a_recipe_for_fine_tuning_wants_weights(recipe: Recipe):
+    assert recipe.weights.count("/") == 1
+    assert recipe.clip_norm == 0.1
     with pytest.raises(UsageError, match="wants weights to start from"):
         recipe.build(CATEGORIES, None)
+
+
+@pytest.mark.parametrize(
+    "recipe", [r for r in EVERY if isinstance(r.resize, FixedSize)], ids=lambda recipe: recipe.name
+)
+def test_images_of_one_size_are_whole_strides(recipe: Recipe):
+    """So the canvas is all image."""
+    kind = ARCHITECTURES[recipe.build.keywords["architecture"]]
+    assert not kind.heeds_mask
+    assert recipe.resize.height % kind.multiple_of == recipe.resize.width % kind.multiple_of == 0
+
+
+def test_what_takes_padding_for_picture_is_shown_images_of_one_size():
+    fixed = {recipe.name for recipe in EVERY if isinstance(recipe.resize, FixedSize)}
+    assert fixed == {"rt_detr_v2_small", "d_fine_small", "yolos_small", "rt_detr_v2_r18", "d_fine_n", "yolos_tiny"}
+
+
+@pytest.mark.parametrize("recipe", [r for r in EVERY if r.weights is None], ids=lambda recipe: recipe.name)
+def test_a_small_recipe_trains_and_predicts(recipe: Recipe, tmp_path: Path):
+    """On images of two shapes, one step, and then fine-tunes what it made for other classes."""
+    dataset = write_dataset(tmp_path / "data", {"train": list(squares(6)), "validation": list(squares(3))})
+    fixed = isinstance(recipe.resize, FixedSize)
+    recipe = replace(recipe, resize=FixedSize(128, 192) if fixed else ResizePolicy(64, 96))
+    first = train(dataset, recipe, tmp_path / "run", steps=1, batch_size=2)
+    assert first.load_report == "weights: random throughout"
+    predict(dataset, tmp_path / "run", tmp_path / "predictions")
+    found = read_predictions(tmp_path / "predictions").by_image
+    assert len(found) == 3
+    others = replace(dataset.categories, names=("blue", "black"))
+    tuned, report = recipe.build(others, str(tmp_path / "run"))
+    assert tuned.config.id2label == {0: "blue", 1: "black"}
+    assert report.loaded and report.reinitialised and not report.left_over
 
 
 @pytest.mark.parametrize(

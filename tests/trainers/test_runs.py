@@ -23,7 +23,7 @@ from tests.trainers.small_sets import square_picture, write_dataset
 from trainers.dense import DenseDetectorConfig, build_dense
 from trainers.prediction import predict, predict_batch
 from trainers.predictions import read_predictions
-from trainers.recipes import Recipe
+from trainers.recipe import Recipe
 from trainers.runs import describe_run, image_processor, load_run, save_model, write_description
 
 SIZES = ((64, 96), (90, 40), (33, 57))

@@ -26,8 +26,10 @@ from tests.trainers.small_sets import TWO_CLASSES, squares, write_dataset
 from trainers import training
 from trainers.dense import DenseDetectorConfig, build_dense
 from trainers.detection_trainer import DivergedError, parameter_groups
-from trainers.detr import build_detr, small_detr_config
-from trainers.recipes import Recipe, detr_small
+from trainers.detr import build_detr
+from trainers.detr_configs import small_detr_config
+from trainers.detr_recipes import detr_small
+from trainers.recipe import Recipe
 from trainers.runs import image_processor, last_checkpoint, load_run, save_model
 from trainers.training import train
 

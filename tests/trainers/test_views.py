@@ -23,11 +23,12 @@ from tfds_builders.builders import DifferencesBuilder
 from tfds_builders.formats.pairs import open_pairs
 from tfds_builders.formats.pairs_writer import PairsWriter
 from trainers.dense import DenseDetectorConfig, build_dense
-from trainers.detr import build_detr, small_detr_config
+from trainers.detr import build_detr
+from trainers.detr_configs import small_detr_config
 from trainers.evaluation import evaluate
 from trainers.prediction import predict
 from trainers.predictions import read_predictions, write_predictions
-from trainers.recipes import AUGMENTATION, PHOTOGRAPH_AUGMENTATION, Recipe
+from trainers.recipe import AUGMENTATION, PHOTOGRAPH_AUGMENTATION, Recipe
 from trainers.runs import load_run, read_description
 from trainers.training import train
 
@@ -123,9 +124,32 @@ def test_what_a_run_was_not_trained_on_is_refused(
     unaligned = made(pairs, "unaligned", "none")
     with pytest.raises(UsageError, match="holds differences of align 'none', not 'features'"):
         predict(unaligned, tmp_path / "run", tmp_path / "p")
-    with pytest.raises(UsageError, match="DETR is shown one image, not two"):
-        detr = replace(RECIPE, build=partial(build_detr, config=small_detr_config))
-        train(pairs, detr, tmp_path / "detr", view=View("frames"))
+
+
+@pytest.mark.parametrize("inputs", ["stack", "frames"])
+def test_detectors_of_the_detr_family_are_shown_two_images_too(
+    pairs: PreparedDataset, tmp_path: Path, inputs: str
+) -> None:
+    """From random weights, and from those of a detector of one image; a stopped run goes on with the wider stem."""
+    recipe = replace(RECIPE, build=partial(build_detr, config=small_detr_config))
+    one = train(pairs, recipe, tmp_path / "one", view=View("image", "signed"))
+    assert one.load_report == "weights: random throughout"
+    view = View(inputs, None if inputs == "frames" else "signed")  # type: ignore[arg-type]
+    wide = train(pairs, recipe, tmp_path / "wide", view=view, weights=str(tmp_path / "one"))
+    assert "1 widened to more channels" in wide.load_report
+    for path in (tmp_path / "wide").glob("*.*"):  # As if it had been stopped after its first checkpoint.
+        if path.name != "run.json":
+            path.unlink()
+    checkpoints = sorted((tmp_path / "wide" / "checkpoints").iterdir())
+    (checkpoints[-1] / "trainer_state.json").unlink()
+    before = load_file(checkpoints[-1] / "model.safetensors")
+    assert train(pairs, recipe, tmp_path / "wide", resume=True).first_step == 2
+    after = load_file(tmp_path / "wide" / "model.safetensors")
+    assert all(bool((before[name] == after[name]).all()) for name in after)
+    predict(pairs, tmp_path / "wide", tmp_path / "predictions")
+    assert sum(map(len, read_predictions(tmp_path / "predictions").by_image.values())) > 0
+    with pytest.raises(UsageError, match=r"takes 6 channels, differences .* have 3; choose weights and --input"):
+        train(pairs, recipe, tmp_path / "narrow", view=View("image", "signed"), weights=str(tmp_path / "wide"))
 
 
 def test_a_run_goes_on_with_its_view_and_its_augmentation(pairs: PreparedDataset, tmp_path: Path) -> None:

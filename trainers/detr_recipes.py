@@ -152,7 +152,7 @@ def rt_detr_v2_small() -> Recipe:
 
 def d_fine_small() -> Recipe:
     """A small D-FINE from random weights, in minutes on a CPU."""
-    return replace(rt_detr_v2_small(), name="d_fine_small", build=_small("d_fine", small_d_fine_config))
+    return replace(rt_detr_v2_small(), name="d_fine_small", build=_small("d_fine", small_d_fine_config), steps=300)
 
 
 def yolos_small() -> Recipe:

@@ -160,7 +160,7 @@ def dense_deit_small() -> Recipe:
 
 def dense_document_dit_small() -> Recipe:
     """FCOS on a small Document Image Transformer with ViTDet's pyramid, from random weights."""
-    return _small("dense_document_dit_small", dense_shapes.small_document_dit, steps=250, learning_rate=1e-3)
+    return _small("dense_document_dit_small", dense_shapes.small_document_dit, steps=200, learning_rate=1e-3)
 
 
 def dense_diffusion_dit_small() -> Recipe:
@@ -169,7 +169,7 @@ def dense_diffusion_dit_small() -> Recipe:
         "dense_diffusion_dit_small",
         dense_shapes.small_diffusion_dit,
         resize=ResizePolicy(shortest_edge=240, longest_edge=320),
-        steps=250,
+        steps=100,
         learning_rate=1e-3,
         mean=_HALF,
         std=_HALF,

@@ -35,12 +35,12 @@ def _small(name: str, config: Callable[[], DenseDetectorConfig], **changes: Any)
 
 def dense_deit_small() -> Recipe:
     """FCOS on a small DeiT with ViTDet's pyramid, from random weights."""
-    return _small("dense_deit_small", dense_shapes.small_deit, steps=400, learning_rate=1e-3)
+    return _small("dense_deit_small", dense_shapes.small_deit, steps=250, learning_rate=1e-3)
 
 
 def dense_document_dit_small() -> Recipe:
     """FCOS on a small Document Image Transformer with ViTDet's pyramid, from random weights."""
-    return _small("dense_document_dit_small", dense_shapes.small_document_dit, steps=400, learning_rate=1e-3)
+    return _small("dense_document_dit_small", dense_shapes.small_document_dit, steps=200, learning_rate=1e-3)
 
 
 def dense_diffusion_dit_small() -> Recipe:
@@ -49,7 +49,7 @@ def dense_diffusion_dit_small() -> Recipe:
         "dense_diffusion_dit_small",
         dense_shapes.small_diffusion_dit,
         resize=ResizePolicy(shortest_edge=240, longest_edge=320),
-        steps=250,
+        steps=100,
         learning_rate=1e-3,
         mean=_HALF,
         std=_HALF,
@@ -58,12 +58,12 @@ def dense_diffusion_dit_small() -> Recipe:
 
 def faster_rcnn_small() -> Recipe:
     """Faster R-CNN on a small residual network, from random weights."""
-    return _small("faster_rcnn_small", dense_shapes.small_faster_rcnn, steps=250)
+    return _small("faster_rcnn_small", dense_shapes.small_faster_rcnn)
 
 
 def retinanet_small() -> Recipe:
     """RetinaNet on a small residual network, from random weights."""
-    return _small("retinanet_small", dense_shapes.small_retinanet, steps=250)
+    return _small("retinanet_small", dense_shapes.small_retinanet)
 
 
 def _fine_tuned(name: str, config: Callable[[], DenseDetectorConfig], weights: str, **changes: Any) -> Recipe:

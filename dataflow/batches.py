@@ -36,12 +36,9 @@ def _require_tensor(name: str, tensor: torch.Tensor, dtype: torch.dtype, shape: 
     fits = len(tensor.shape) == len(shape) and all(
         wanted is None or wanted == got for wanted, got in zip(shape, tensor.shape, strict=True)
     )
-    wanted_text = str(tuple("any" if length is None else length for length in shape))
-    _require(
-        tensor.dtype == dtype and fits,
-        f"{name} is {tensor.dtype} {tuple(tensor.shape)}",
-        f"make it {dtype} of shape {wanted_text}",
-    )
+    if tensor.dtype != dtype or not fits:
+        wanted_text = str(tuple("any" if length is None else length for length in shape))
+        raise BatchError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}", f"make it {dtype} of shape {wanted_text}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +58,11 @@ class Target:
             boxes, category_ids = self.boxes.numpy(), self.category_ids.numpy()
             centres, extents = boxes[:, :2], boxes[:, 2:]
             outside = (abs(centres - 0.5) + extents / 2 > 0.5 + _TOLERANCE) | ~(extents > 0)
-            _require(
-                not outside.any(),
-                f"boxes are empty or leave their image: {boxes[outside.any(axis=1)].tolist()}",
-                "boxes are cx, cy, w, h relative to the resized image, without its padding",
-            )
+            if outside.any():
+                raise BatchError(
+                    f"boxes are empty or leave their image: {boxes[outside.any(axis=1)].tolist()}",
+                    "boxes are cx, cy, w, h relative to the resized image, without its padding",
+                )
             _require(category_ids.min() >= 0, "a class id is negative", "use contiguous ids from 0")
 
     def __len__(self) -> int:

@@ -25,6 +25,7 @@ from dataflow.valid_pixels import whole_mask
 SCHEMA_VERSION = 3
 Kind = Literal["images", "pairs", "differences"]
 NO_TRACK = -1
+_UNMARKED = np.zeros(0, np.bool_)  # `Objects` takes nothing for all false.
 _log = logging.getLogger("shardbox")
 
 
@@ -224,19 +225,19 @@ def example_to_objects(columns: Mapping[str, Any], size: boxes.Size, layout: Lay
     keep = (xyxy[:, :2] < xyxy[:, 2:]).all(axis=1)
     if not keep.all():
         _log.warning("image %s: %d boxes without area left out", name, int((~keep).sum()))
-    tracks = np.asarray(columns["id"])[keep] if layout.is_ours and "id" in columns else np.zeros(0, np.int64)
+        xyxy = xyxy[keep]
+        columns = {key: np.asarray(values)[keep] for key, values in columns.items()}
+    tracks = np.asarray(columns["id"]) if layout.is_ours and "id" in columns else None
     return Objects(
-        boxes=xyxy[keep],
-        category_ids=np.asarray(columns["label"])[keep],
-        areas=np.asarray(columns[layout.area], np.float32)[keep] if layout.area else boxes.box_areas(xyxy[keep]),
-        is_crowd=np.asarray(columns[layout.crowd])[keep] if layout.crowd else np.zeros(0, np.bool_),
-        is_truncated=np.asarray(columns[layout.truncated])[keep] if layout.truncated else np.zeros(0, np.bool_),
-        segmentations=tuple(_text(columns[layout.segmentation][i]) for i in np.flatnonzero(keep))
-        if layout.segmentation
-        else (),
-        track_ids=tracks if (tracks != NO_TRACK).any() else None,
-        changes=np.asarray(columns["change"])[keep] if layout.is_ours and layout.kind != "images" else None,
-        in_before=np.asarray(columns["in_before"])[keep] if "in_before" in columns else np.zeros(0, np.bool_),
+        boxes=xyxy,
+        category_ids=columns["label"],
+        areas=columns[layout.area] if layout.area else boxes.box_areas(xyxy),
+        is_crowd=columns[layout.crowd] if layout.crowd else _UNMARKED,
+        is_truncated=columns[layout.truncated] if layout.truncated else _UNMARKED,
+        segmentations=tuple(map(_text, columns[layout.segmentation])) if layout.segmentation else (),
+        track_ids=tracks if tracks is not None and (tracks != NO_TRACK).any() else None,
+        changes=columns["change"] if layout.is_ours and layout.kind != "images" else None,
+        in_before=columns.get("in_before", _UNMARKED),
     )
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dataflow.boxes import LEAST_SIDE_PX, Size, box_areas, clip_boxes
+from dataflow.frame import Frame
 from dataflow.illumination import match_illumination
 from dataflow.image_diff import DiffMode, Mask, checked_pair, difference
 from dataflow.images import RgbImage
-from dataflow.motion_models import carry_boxes
+from dataflow.motion_models import carry_boxes, is_identity
 from dataflow.records import Objects
-from dataflow.registration import Alignment, AlignmentError, Method, align, warp_to_after
+from dataflow.registration import Alignment, AlignmentError, Method, align_frames, warp_to_after
 
 # True alignments of real frames never fell below 0.8, wrong ones lie around 0.5.
 LEAST_SCORE = 0.6
@@ -43,21 +44,23 @@ class AlignedPair:
         return difference(self.before, self.after, mode, self.valid)
 
 
-def align_pair(before: RgbImage, after: RgbImage, method: Method) -> AlignedPair:
+def align_pair(before: Frame, after: Frame, method: Method) -> AlignedPair:
     """A pair with the movement of the camera and the change of its light undone; with method `none` as it is.
+
+    A frame of several pairs is looked at once if they are given the same `Frame`; it changes nothing but time.
 
     Raises:
         SizeMismatchError: the frames differ in size.
         AlignmentError: no movement explains them, or it cannot be trusted (a score below `LEAST_SCORE`).
         UsageError: an image is empty, not of 8 bits, or of neither one nor three channels.
     """
-    before, after = checked_pair(before, after, None)
-    alignment = align(before, after, method)
+    pixels = checked_pair(before.pixels, after.pixels, None)
+    alignment = align_frames(before, after, method)
     if method == "none":
-        return AlignedPair(before, after, alignment)
+        return AlignedPair(*pixels, alignment)
     if alignment.score < LEAST_SCORE:
         raise AlignmentError(f"an alignment of score {alignment.score:.2f}", _REMEDY)
-    return lay_over(before, after, alignment)
+    return lay_over(*pixels, alignment)
 
 
 def lay_over(before: RgbImage, after: RgbImage, alignment: Alignment) -> AlignedPair:
@@ -77,7 +80,7 @@ def carry_objects(objects: Objects, homography: npt.NDArray[np.float64], size: S
     Those of the before frame are carried there by `homography` (3, 3) and cut at the border; what the camera lost from
     view is left out. Masks of the before frame are not carried.
     """
-    if np.array_equal(homography, np.eye(3)):
+    if not objects.in_before.any() or is_identity(homography):
         return objects
     moved = clip_boxes(carry_boxes(objects.boxes, homography), size)
     boxes = np.where(objects.in_before[:, None], moved, objects.boxes)

@@ -203,7 +203,9 @@ def stack_channels(after: RgbImage, change: RgbImage) -> RgbImage:
 def _hide(change: RgbImage, valid: Mask | None, mode: DiffMode) -> RgbImage:
     if valid is None:
         return change
-    return np.asarray(cv2.copyTo(change, as_bytes(valid), np.full_like(change, NO_CHANGE[mode])), np.uint8)
+    # What OpenCV makes by itself is zero where nothing is copied.
+    hidden = np.full_like(change, NO_CHANGE[mode]) if NO_CHANGE[mode] else None
+    return np.asarray(cv2.copyTo(change, as_bytes(valid), hidden), np.uint8)
 
 
 def as_bytes(valid: Mask) -> npt.NDArray[np.uint8]:

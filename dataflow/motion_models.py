@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -27,6 +28,7 @@ _LINEAR: tuple[MotionModel, ...] = ("affine", "translation", "identity")
 _TUKEY = 4.685
 _ROUNDS = 2
 _RAYLEIGH_MEDIAN = 1.1774
+_IDENTITY = np.eye(3)
 _HALF_PIXEL = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]], np.float64)
 _MINUS_HALF_PIXEL = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]], np.float64)
 
@@ -47,15 +49,22 @@ class Motion:
 
 @dataclass(frozen=True)
 class _Matches:
-    """Matches `u` (N, 3, homogeneous) -> `v` (N, 2), centred and scaled.
+    """Matches centred and scaled: `u` (N, 3, homogeneous) -> `v` (N, 2); those that agree (`inliers`, (N,)).
 
-    Those that agree (N,), and how near positions are believed.
+    `apart` (N, 2) is how far they are apart, `centre` and `scale` lead back to pixels.
     """
 
     u: Points
     v: Points
+    apart: Points
     inliers: npt.NDArray[np.bool_]
-    position_noise: float
+    centre: Points
+    scale: float
+
+    @property
+    def position_noise(self) -> float:
+        """How near positions are believed."""
+        return POSITION_NOISE / self.scale
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,11 @@ def edge_to_centre(homography: Matrix) -> Matrix:
 def centre_to_edge(homography: Matrix) -> Matrix:
     """A movement (3, 3) that counts from pixel centres (OpenCV) in continuous coordinates."""
     return _HALF_PIXEL @ homography @ _MINUS_HALF_PIXEL
+
+
+def is_identity(homography: Matrix) -> bool:
+    """Whether a movement (3, 3) leaves every point exactly where it is."""
+    return bool((homography == _IDENTITY).all())
 
 
 def rescale_motion(homography: Matrix, factor_x: float, factor_y: float) -> Matrix:
@@ -121,73 +135,77 @@ def fit_motion(model: MotionModel, source: Points, target: Points, weights: npt.
     movement, the others in closed form.
     Raises numpy.linalg.LinAlgError where the points do not settle it.
     """
-    to_unit, u, v = _in_unit(source, target)
-    fitted = np.eye(3)
+    matches = _in_unit(source, target, np.ones(len(source), np.bool_))
+    matrix = np.eye(3)
     for step in ("affine", model, model) if model == "homography" else (model,):
-        fitted = _step(step, _homogeneous(u), v, weights, fitted)
-    return _in_pixels(fitted, to_unit)
+        matrix = _fit(step, matches, weights, matrix).matrix
+    return _in_pixels(matrix, matches)
 
 
-def _in_unit(source: Points, target: Points) -> tuple[Matrix, Points, Points]:
-    """Matches centred and scaled after Hartley (1997, "In defense of the eight-point algorithm"), and how."""
-    centre = source.mean(axis=0)
-    scale = max(float(np.abs(source - centre).mean()), 1e-6)
-    to_unit = np.array([[1 / scale, 0, -centre[0] / scale], [0, 1 / scale, -centre[1] / scale], [0, 0, 1]])
-    return to_unit, (source - centre) / scale, (target - centre) / scale
+def _in_unit(source: Points, target: Points, inliers: npt.NDArray[np.bool_]) -> _Matches:
+    """Matches centred and scaled after Hartley (1997, "In defense of the eight-point algorithm")."""
+    centre = source.sum(axis=0) / len(source)
+    from_centre = source - centre
+    scale = max(float(np.abs(from_centre).sum()) / from_centre.size, 1e-6)
+    u = np.empty((len(source), 3))
+    u[:, :2], u[:, 2] = from_centre / scale, 1
+    v = (target - centre) / scale
+    return _Matches(u, v, v - u[:, :2], inliers, centre, scale)
 
 
-def _homogeneous(u: Points) -> Points:
-    padded = np.ones((len(u), 3))
-    padded[:, :2] = u
-    return padded
-
-
-def _in_pixels(fitted: Matrix, to_unit: Matrix) -> Matrix:
-    in_pixels: Matrix = np.linalg.inv(to_unit) @ fitted @ to_unit
+def _in_pixels(matrix: Matrix, matches: _Matches) -> Matrix:
+    (x, y), scale = matches.centre.tolist(), matches.scale
+    to_unit = np.array([[1 / scale, 0, -x / scale], [0, 1 / scale, -y / scale], [0, 0, 1]])
+    in_pixels: Matrix = np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]]) @ matrix @ to_unit
     in_pixels /= in_pixels[2, 2]
     return in_pixels
 
 
-def _step(model: MotionModel, u: Points, v: Points, weights: npt.NDArray[np.float64], current: Matrix) -> Matrix:
-    """The weighted fit of a model to `u` (N, 3, homogeneous) -> `v` (N, 2).
-
-    Of the homography, a Gauss-Newton step on from `current`.
-    """
-    fitted = np.eye(3)
-    if model == "translation":
-        fitted[:2, 2] = weights @ (v - u[:, :2]) / weights.sum()
-    elif model == "affine":
-        weighted = u.T * weights
-        fitted[:2] = np.linalg.solve(weighted @ u, weighted @ v).T
-    elif model == "homography":
-        jacobian, error = _linearise(u, v, current)
-        weighted = (jacobian * weights[:, None, None]).reshape(-1, 8).T
-        step = np.linalg.solve(weighted @ jacobian.reshape(-1, 8), weighted @ error.ravel())
-        fitted = current + np.append(step, 0.0).reshape(3, 3)
-    if not np.isfinite(fitted).all():
-        raise np.linalg.LinAlgError("no finite fit")
-    return fitted
-
-
-def _linearise(u: Points, v: Points, current: Matrix) -> tuple[npt.NDArray[np.float64], Points]:
-    """Derivatives (N, 2, 8) of the mapped points `u` (N, 3) after a homography's entries, and what is left (N, 2)."""
-    moved = u @ current.T
-    mapped, homogeneous = moved[:, :2] / moved[:, 2:], u / moved[:, 2:]
-    jacobian = np.zeros((len(u), 2, 8))
-    jacobian[:, 0, 0:3] = homogeneous
-    jacobian[:, 1, 3:6] = homogeneous
-    np.multiply(-mapped[:, :, None], homogeneous[:, None, :2], out=jacobian[:, :, 6:8])
-    return jacobian, v - mapped
-
-
-def _squares(model: MotionModel, matches: _Matches, fitted: Matrix) -> npt.NDArray[np.float64]:
-    """Squared distances (N,) of matches from a movement."""
+def _fit(model: MotionModel, matches: _Matches, weights: npt.NDArray[np.float64], current: Matrix) -> _Fit:
+    """The weighted fit of a model; of the homography, a Gauss-Newton step on from `current`."""
     if model == "homography":
-        moved = matches.u @ fitted.T
+        matrix, _ = _homography_step(matches, weights, current)
+        moved = matches.u @ matrix.T
         apart = moved[:, :2] / moved[:, 2:] - matches.v
+    elif model == "affine":
+        weighted = matches.u.T * weights
+        rows = _solve(weighted @ matches.u, weighted @ matches.v)
+        matrix, apart = np.array([*rows.T, (0.0, 0.0, 1.0)]), matches.u @ rows - matches.v
     else:
-        apart = matches.u @ fitted[:2].T - matches.v
-    return np.asarray(np.vecdot(apart, apart), np.float64)
+        matrix, apart = np.eye(3), matches.apart
+        if model == "translation":
+            matrix[:2, 2] = weights @ apart / weights.sum()
+            apart = apart - matrix[:2, 2]
+    return _Fit(model, matrix, np.asarray(np.vecdot(apart, apart), np.float64))
+
+
+def _homography_step(matches: _Matches, weights: npt.NDArray[np.float64], current: Matrix) -> tuple[Matrix, float]:
+    """A homography a Gauss-Newton step on from `current`, and the decrease of weighted squares that it promises."""
+    moved = matches.u @ current.T
+    mapped, homogeneous = moved[:, :2] / moved[:, 2:], matches.u / moved[:, 2:]
+    # Derivatives (N, 2, 8) of the mapped points after the matrix's entries, and what is left of them behind these.
+    system = np.zeros((len(moved), 2, 9))
+    system[:, 0, 0:3] = homogeneous
+    system[:, 1, 3:6] = homogeneous
+    np.multiply(-mapped[:, :, None], homogeneous[:, None, :2], out=system[:, :, 6:8])
+    np.subtract(matches.v, mapped, out=system[:, :, 8])
+    weighted = (system[:, :, :8] * weights[:, None, None]).reshape(-1, 8).T
+    normal = weighted @ system.reshape(-1, 9)
+    step = _solve(np.ascontiguousarray(normal[:, :8]), normal[:, 8:])
+    matrix = current.copy()
+    matrix.ravel()[:8] += step.ravel()
+    return matrix, float(step.ravel() @ normal[:, 8])
+
+
+def _solve(normal: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The solution of normal equations (k, k) for right-hand sides (k, m), in a third of `np.linalg.solve`'s time.
+
+    Raises numpy.linalg.LinAlgError where there is none.
+    """
+    solved, solution = cv2.solve(normal, right)
+    if not solved or not np.isfinite(solution).all():
+        raise np.linalg.LinAlgError("the points do not settle it")
+    return np.asarray(solution, np.float64)
 
 
 def _settle(model: MotionModel, matches: _Matches, start: Matrix) -> tuple[_Fit, npt.NDArray[np.float64]]:
@@ -195,20 +213,20 @@ def _settle(model: MotionModel, matches: _Matches, start: Matrix) -> tuple[_Fit,
 
     Tukey's biweight with its usual constant 4.685 (Beaton and Tukey 1974), the scale from the consensus's median.
     """
-    weights, fitted = matches.inliers.astype(np.float64), start
+    weights, fit = matches.inliers.astype(np.float64), _Fit(model, start, np.zeros(0))
     for _ in range(_ROUNDS):
-        fitted = _step(model, matches.u, matches.v, weights, fitted)
-        squares = _squares(model, matches, fitted)
-        noise = max(_spread(squares, matches.inliers), matches.position_noise / 2)
-        weights = np.square(np.maximum(1 - squares / (_TUKEY * noise) ** 2, 0))
-    return _Fit(model, fitted, squares), weights
+        fit = _fit(model, matches, weights, fit.matrix)
+        noise = max(_spread(fit, matches.inliers), matches.position_noise / 2)
+        weights = np.square(np.maximum(1 - fit.squares / (_TUKEY * noise) ** 2, 0))
+    return fit, weights
 
 
-def _spread(squares: npt.NDArray[np.float64], inliers: npt.NDArray[np.bool_]) -> float:
+def _spread(fit: _Fit, inliers: npt.NDArray[np.bool_]) -> float:
     """The standard deviation per coordinate that the consensus's upper median distance stands for."""
-    agreeing = squares[inliers]
+    agreeing = fit.squares[inliers]
     middle = len(agreeing) // 2
-    return math.sqrt(np.partition(agreeing, middle)[middle]) / _RAYLEIGH_MEDIAN
+    agreeing.partition(middle)
+    return math.sqrt(agreeing[middle]) / _RAYLEIGH_MEDIAN
 
 
 def choose_motion(
@@ -222,29 +240,30 @@ def choose_motion(
     parameters. sigma is the residual of the richest model, and at least `POSITION_NOISE`. A model that the matches
     do not settle is passed over.
     """
-    to_unit, u, v = _in_unit(source, target)
-    matches = _Matches(_homogeneous(u), v, inliers, POSITION_NOISE * float(to_unit[0, 0]))
+    matches = _in_unit(source, target, inliers)
     penalty = math.log(4 * len(source))
     weights = inliers.astype(np.float64)
     fits: list[_Fit] = []
     for model in (model for model in _LINEAR if model in models):
         try:
             if fits:
-                fitted = _step(model, matches.u, v, weights, np.eye(3))
-                fits.append(_Fit(model, fitted, _squares(model, matches, fitted)))
+                fits.append(_fit(model, matches, weights, np.eye(3)))
             else:
                 fit, weights = _settle(model, matches, np.eye(3))
                 fits.append(fit)
         except np.linalg.LinAlgError:
             continue
     if "homography" in models and fits[0].model == "affine":
-        fits = _homography(matches, weights, fits[0], 2 * penalty) + fits
-    noise = max(_spread(fits[0].squares, inliers), matches.position_noise)
+        noise = max(_spread(fits[0], inliers), matches.position_noise)
+        # Half of what its two parameters cost: only some of the matches are believed yet.
+        fits = _homography(matches, weights, fits[0].matrix, penalty * noise**2) + fits
+    noise = max(_spread(fits[0], inliers), matches.position_noise)
     costs = [_unexplained(fit, noise) + penalty * _PARAMETERS[fit.model] for fit in fits]
-    best = fits[int(np.argmin(costs))]
+    best = fits[costs.index(min(costs))]
     agree = best.squares <= (_TUKEY * noise) ** 2
-    residual = math.sqrt(best.squares[agree].mean()) / float(to_unit[0, 0]) if agree.any() else float("inf")
-    homography = np.eye(3) if best.model == "identity" else _in_pixels(best.matrix, to_unit)
+    agreeing = best.squares[agree]
+    residual = math.sqrt(agreeing.sum() / len(agreeing)) * matches.scale if len(agreeing) else float("inf")
+    homography = np.eye(3) if best.model == "identity" else _in_pixels(best.matrix, matches)
     return Motion(homography, best.model, residual, agree)
 
 
@@ -253,14 +272,12 @@ def _unexplained(fit: _Fit, noise: float) -> float:
     return float(np.minimum(fit.squares / noise**2, 4).sum())
 
 
-def _homography(matches: _Matches, weights: npt.NDArray[np.float64], affine: _Fit, worth: float) -> list[_Fit]:
-    """The homography, if already a first step to it from the affine movement explains more by `worth`."""
+def _homography(
+    matches: _Matches, weights: npt.NDArray[np.float64], affine: Matrix, least_decrease: float
+) -> list[_Fit]:
+    """The homography, if a first step to it from the affine movement promises that squares fall by enough."""
     try:
-        matrix = _step("homography", matches.u, matches.v, weights, affine.matrix)
-        first = _Fit("homography", matrix, _squares("homography", matches, matrix))
-        noise = max(_spread(first.squares, matches.inliers), matches.position_noise)
-        if _unexplained(first, noise) + worth >= _unexplained(affine, noise):
-            return []
-        return [_settle("homography", matches, matrix)[0]]
+        first, decrease = _homography_step(matches, weights, affine)
+        return [_settle("homography", matches, first)[0]] if decrease > least_decrease else []
     except np.linalg.LinAlgError:
         return []

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Detail = npt.NDArray[np.float32]
+from dataflow.frame import Detail
 
 # Side of a block, how many of a quarter must have texture, and the gradient (grey levels per pixel) that is.
 _BLOCK, _FEWEST_BLOCKS, _LEAST_GRADIENT = 12, 8, 0.5

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from dataflow.boxes import Size
 from dataflow.camera_motion import Mask, draw_moved, warp
 from dataflow.errors import ShardboxError, UsageError
+from dataflow.frame import Frame, Grey
+from dataflow.illumination import lit, rounded
 from dataflow.images import RgbImage
 from dataflow.motion_models import (
     Matrix,
@@ -22,19 +24,17 @@ from dataflow.motion_models import (
     choose_motion,
     corners_of,
     edge_to_centre,
+    is_identity,
     map_points,
     rescale_motion,
 )
 from dataflow.quarter_shifts import quarter_shifts
 
 Method = Literal["none", "phase", "features", "ecc"]
-Grey = npt.NDArray[np.uint8]
 
-# The longer side frames are worked on: half of 768 pixels.
-_WORKING_SIDE = 384
 _SMALLEST_SIDE = 16
-_CORNERS = 120
-_WINDOW = (9, 9)
+_CORNERS = 100
+_WINDOW = (8, 10)
 _LEVELS = 3
 # Frames reduced by more than this are followed again at full size, with a window that sees as much.
 _COARSEST_SCALE = 2.5
@@ -51,6 +51,10 @@ _STILL = 0.1
 # Below this root mean square (grey levels), what remains of a frame without its slow changes is noise.
 _LEAST_DETAIL = 1.0
 _EQUAL_LEVELS = 2.0
+# To a canvas that has but the first, third, fifth row of a frame and so on.
+_SECOND_ROWS = np.array([[1, 0, 0], [0, 0.5, 0.25], [0, 0, 1]], np.float64)
+# What contrast is raised by before frames are compared, at most.
+_LARGEST_GAIN = 4.0
 _UNVERIFIED_SCORE = 0.5
 _LEAST_SCORE = 0.25
 _REMEDY = "leave the pair out, or difference it unaligned (method 'none') if the camera stood still"
@@ -80,28 +84,27 @@ class Alignment:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Both frames in grey, at three sizes.
+    """Both frames, of one size."""
 
-    At full size as given; at working size; and their detail (float32) at half the working size.
-    """
-
-    full_before: Grey
-    full_after: Grey
-    before: Grey
-    after: Grey
-    detail_before: npt.NDArray[np.float32]
-    detail_after: npt.NDArray[np.float32]
+    before: Frame
+    after: Frame
 
     @cached_property
     def bright_after(self) -> Grey:
-        """The after frame at working size, its brightness brought to the before frame's."""
-        return _as_bright(self.after, self.before)
+        """The after frame at working size, a difference of gain and offset undone."""
+        return self.as_bright(self.after.working)
+
+    def as_bright(self, after: Grey) -> Grey:
+        """The after frame, in grey at any size, with the mean and spread of the before frame."""
+        (wanted_mean, wanted_spread), (mean, spread) = self.before.brightness, self.after.brightness
+        gain = rounded(min(wanted_spread / max(spread, 1e-6), _LARGEST_GAIN))
+        return lit(after, gain, rounded(wanted_mean - gain * mean))
 
     @property
     def scale(self) -> tuple[float, float]:
         """Full over working size, in x and y."""
-        height, width = self.before.shape
-        return self.full_before.shape[1] / width, self.full_before.shape[0] / height
+        (full_height, full_width), (height, width) = self.before.grey.shape, self.before.working.shape
+        return full_width / width, full_height / height
 
     def to_working(self, homography: Matrix) -> Matrix:
         """A movement of full frames at working size."""
@@ -114,7 +117,12 @@ class _Pair:
 
 
 def align(before: RgbImage, after: RgbImage, method: Method = "features") -> Alignment:
-    """The movement of the camera from `before` to `after`, both (H, W, 3) or grey (H, W) uint8 of one size.
+    """`align_frames` of pixels, (H, W, 3) or grey (H, W) uint8 of one size."""
+    return align_frames(Frame(before), Frame(after), method)
+
+
+def align_frames(before: Frame, after: Frame, method: Method = "features") -> Alignment:
+    """The movement of the camera from `before` to `after`, of one size.
 
     `features`: the identity where no quarter of the frame moved, else corners (Shi and Tomasi 1994) followed by
     pyramidal Lucas-Kanade (Bouguet 2000), a consensus by RANSAC (Fischler and Bolles 1981), the model by
@@ -127,15 +135,15 @@ def align(before: RgbImage, after: RgbImage, method: Method = "features") -> Ali
     """
     if method not in get_args(Method):
         raise UsageError(f"no alignment method {method!r}", f"choose from {', '.join(get_args(Method))}")
-    _check(before, after)
-    if method == "none" or _equal(before, after):
+    _check(before.pixels, after.pixels)
+    if method == "none" or _equal(before.pixels, after.pixels):
         return Alignment(np.eye(3), "identity", 1.0, 0.0)
-    pair = _prepare(_grey(before), _grey(after))
-    if isinstance(pair, Alignment):
-        return pair
+    pair = _Pair(before, after)
+    if _too_plain(pair):
+        return Alignment(np.eye(3), "identity", _UNVERIFIED_SCORE, 0.0)
     motion = _METHODS[method](pair)
     if motion.model != "identity":
-        _check_plausible(motion.homography, (before.shape[0], before.shape[1]))
+        _check_plausible(motion.homography, (before.pixels.shape[0], before.pixels.shape[1]))
     score = _score(pair, motion.homography)
     if score < _LEAST_SCORE:
         raise AlignmentError(f"the frames do not match where they were aligned (score {score:.2f})", _REMEDY)
@@ -165,48 +173,31 @@ def _check(before: RgbImage, after: RgbImage) -> None:
 
 def _equal(before: RgbImage, after: RgbImage) -> bool:
     # A row tells most frames apart.
-    return before.shape == after.shape and np.array_equal(before[0], after[0]) and np.array_equal(before, after)
+    return before.shape == after.shape and bool((before[0] == after[0]).all()) and np.array_equal(before, after)
 
 
-def _grey(frame: RgbImage) -> Grey:
-    if frame.ndim == 2:
-        return frame
-    grey: Grey = frame[:, :, 0] if frame.shape[2] == 1 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    return np.ascontiguousarray(grey)
+def _too_plain(pair: _Pair) -> bool:
+    """Whether there is nothing to align by, and nothing to see either.
 
-
-def _prepare(before: Grey, after: Grey) -> _Pair | Alignment:
-    """The pair at both sizes, or its alignment where there is nothing to align by and nothing to see."""
-    height, width = before.shape
-    factor = max(height, width) / _WORKING_SIDE
-    size = (width, height) if factor < 1.25 else (max(1, round(width / factor)), max(1, round(height / factor)))
-    small_before, small_after = (cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in (before, after))
-    details = _detail(small_before), _detail(small_after)
-    tiny = min(size) < _SMALLEST_SIDE
-    if tiny or min(_rms(detail) for detail in details) < _LEAST_DETAIL:
-        if float(cv2.norm(small_before, small_after, cv2.NORM_L1)) / small_before.size <= _EQUAL_LEVELS:
-            return Alignment(np.eye(3), "identity", _UNVERIFIED_SCORE, 0.0)
-        what = f"frames of {width}x{height} are too small" if tiny else "there is too little texture"
-        raise AlignmentError(f"{what} to align by, and they differ", _REMEDY)
-    return _Pair(before, after, small_before, small_after, *details)
-
-
-def _as_bright(frame: Grey, reference: Grey) -> Grey:
-    """`frame` with the mean and spread of `reference`: a difference of gain and offset undone."""
-    # Every fourth row tells as much.
-    (mean,), (spread,) = (value.ravel() for value in cv2.meanStdDev(frame[::4]))
-    (wanted_mean,), (wanted_spread,) = (value.ravel() for value in cv2.meanStdDev(reference[::4]))
-    levels = (np.arange(256) - mean) * (wanted_spread / max(float(spread), 1e-6)) + wanted_mean
-    bright: Grey = cv2.LUT(frame, np.clip(np.rint(levels), 0, 255).astype(np.uint8))
-    return bright
+    Raises AlignmentError where there is nothing to align by, and the frames differ all the same.
+    """
+    first, second = pair.before.working, pair.after.working
+    tiny = min(first.shape) < _SMALLEST_SIDE
+    if not tiny and min(pair.before.roughness, pair.after.roughness) >= _LEAST_DETAIL:
+        return False
+    if float(cv2.norm(first, second, cv2.NORM_L1)) / first.size <= _EQUAL_LEVELS:
+        return True
+    height, width = pair.before.grey.shape
+    what = f"frames of {width}x{height} are too small" if tiny else "there is too little texture"
+    raise AlignmentError(f"{what} to align by, and they differ", _REMEDY)
 
 
 def _by_features(pair: _Pair) -> Motion:
-    shifts = quarter_shifts(pair.detail_before, pair.detail_after)
+    shifts = quarter_shifts(pair.before.detail, pair.after.detail)
     if shifts is not None:
-        height, width = pair.detail_before.shape
-        full = shifts * (pair.full_before.shape[1] / width, pair.full_before.shape[0] / height)
-        apart = np.linalg.norm(full, axis=1)
+        height, width = pair.before.detail.shape
+        full_height, full_width = pair.before.grey.shape
+        apart = np.linalg.norm(shifts * (full_width / width, full_height / height), axis=1)
         if apart.max() < _STILL:
             return Motion(np.eye(3), "identity", float(np.sqrt(np.mean(apart**2))), np.ones(len(apart), np.bool_))
     source, target = _matches(pair)
@@ -227,7 +218,7 @@ def _refined_at_full_size(pair: _Pair, coarse: Motion, source: Points) -> Motion
 
     They are sought from where `coarse` puts them; `coarse` itself where too few are found there.
     """
-    after = _as_bright(pair.full_after, pair.full_before)
+    after = pair.as_bright(pair.after.grey)
     believed = source[coarse.inliers]
     points = (believed - 0.5).astype(np.float32)[:, None]
     guess = (map_points(believed, coarse.homography) - 0.5).astype(np.float32)[:, None]
@@ -235,7 +226,7 @@ def _refined_at_full_size(pair: _Pair, coarse: Motion, source: Points) -> Motion
     levels = int(np.ceil(np.log2(reach))) - 1
     flags = cv2.OPTFLOW_USE_INITIAL_FLOW
     followed, found, _ = cv2.calcOpticalFlowPyrLK(
-        pair.full_before, after, points, guess.copy(), winSize=_FINE_WINDOW, maxLevel=levels, flags=flags
+        pair.before.grey, after, points, guess.copy(), winSize=_FINE_WINDOW, maxLevel=levels, flags=flags
     )
     near = np.linalg.norm((followed - guess).reshape(-1, 2), axis=1) < _CONSENSUS_DISTANCE * reach
     kept = (found.ravel() == 1) & near
@@ -250,14 +241,14 @@ def _matches(pair: _Pair) -> tuple[Points, Points]:
 
     Corners are chosen in the detail: at half the working size that takes a fourth of the time.
     """
-    height, width = pair.detail_before.shape
-    corners = cv2.goodFeaturesToTrack(pair.detail_before, _CORNERS, 0.02, max(height, width) / 48)
+    detail, working = pair.before.detail, pair.before.working
+    corners = cv2.goodFeaturesToTrack(detail, _CORNERS, 0.02, max(detail.shape) / 48)
     if corners is None:
         return np.zeros((0, 2)), np.zeros((0, 2))
-    scale = np.array([pair.before.shape[1] / width, pair.before.shape[0] / height])
+    scale = np.array([working.shape[1] / detail.shape[1], working.shape[0] / detail.shape[0]])
     corners = ((corners + 0.5) * scale - 0.5).astype(np.float32)
     followed, found, _ = cv2.calcOpticalFlowPyrLK(
-        pair.before, pair.bright_after, corners, None, winSize=_WINDOW, maxLevel=_LEVELS, criteria=_SETTLED
+        working, pair.bright_after, corners, None, winSize=_WINDOW, maxLevel=_LEVELS, criteria=_SETTLED
     )
     kept = found.ravel() == 1
     return corners.reshape(-1, 2)[kept].astype(np.float64), followed.reshape(-1, 2)[kept].astype(np.float64)
@@ -272,7 +263,7 @@ def _consensus(source: Points, target: Points) -> npt.NDArray[np.bool_]:
         source, target, method=cv2.RANSAC, ransacReprojThreshold=_CONSENSUS_DISTANCE, refineIters=0
     )
     inliers = np.zeros(len(source), np.bool_) if affine is None else affine.ravel() == 1
-    if inliers.mean() < 0.7:
+    if inliers.sum() < 0.6 * len(source):
         _, projective = cv2.findHomography(source, target, cv2.RANSAC, _CONSENSUS_DISTANCE)
         if projective is not None and projective.sum() > 1.1 * inliers.sum():
             inliers = projective.ravel() == 1
@@ -281,12 +272,13 @@ def _consensus(source: Points, target: Points) -> npt.NDArray[np.bool_]:
 
 def _by_phase(pair: _Pair) -> Motion:
     """Shifts of the whole frame and of its quarters by phase correlation; the quarters tell whether it moved at all."""
-    whole = _shift(pair.before, pair.bright_after)
-    height, width = pair.before.shape
+    before, after = pair.before.working, pair.bright_after
+    whole = _shift(before, after)
+    height, width = before.shape
     halves = [(slice(0, n // 2), slice(n - n // 2, n)) for n in (height, width)]
     parts = [(rows, columns) for rows in halves[0] for columns in halves[1]]
     centres = np.array([[(c.start + c.stop) / 2, (r.start + r.stop) / 2] for r, c in parts])
-    shifts = np.array([_shift(pair.before[part], pair.bright_after[part]) for part in parts])
+    shifts = np.array([_shift(before[part], after[part]) for part in parts])
     scale = np.array(pair.scale)
     agree = np.ones(len(parts), np.bool_)
     chosen = choose_motion(centres * scale, (centres + shifts) * scale, agree, ("identity", "translation"))
@@ -323,16 +315,17 @@ def _by_ecc(pair: _Pair) -> Motion:
     first = edge_to_centre(pair.to_working(start.homography))
     first = (first / first[2, 2]).astype(np.float32)
     projective = start.model == "homography"
-    drawn, shown = warp(pair.before, centre_to_edge(first.astype(np.float64)), pair.before.shape)
+    before, after = pair.before.working, pair.bright_after
+    drawn, shown = warp(before, centre_to_edge(first.astype(np.float64)), before.shape)
     # What moved on its own, or has no counterpart, must not pull.
-    apart = cv2.absdiff(drawn, pair.bright_after)
+    apart = cv2.absdiff(drawn, after)
     noise = 1.4826 * float(np.median(apart[shown])) if shown.any() else 0.0
     mask = (shown & (apart <= 4 * max(noise, 2.0))).astype(np.uint8)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-5)
     # Unblurred (the last argument): with OpenCV's blur of 5 the error on PETS was four times as large.
     try:
         _, refined = cv2.findTransformECC(
-            pair.before, pair.bright_after, first if projective else first[:2], kinds[start.model], criteria, mask, 1
+            before, after, first if projective else first[:2], kinds[start.model], criteria, mask, 1
         )
     except cv2.error:
         return start
@@ -350,34 +343,26 @@ def _check_plausible(homography: Matrix, size: Size) -> None:
     """A camera neither mirrors the frame nor makes a fourth or four times of it."""
     corners = corners_of(size)
     depth = corners @ homography[2, :2] + homography[2, 2]
-    x, y = map_points(corners, homography).T
-    area = 0.5 * float(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))) / (size[0] * size[1])
+    area = cv2.contourArea(map_points(corners, homography).astype(np.float32), oriented=True) / (size[0] * size[1])
     if not np.isfinite(homography).all() or depth.min() <= 0 or not 0.25 < area < 4:
         raise AlignmentError("the movement found is not one of a camera", _REMEDY)
 
 
-def _detail(grey: Grey) -> npt.NDArray[np.float32]:
-    """A grey frame at half its size without its slow changes: float32."""
-    size = (max(1, grey.shape[1] // 2), max(1, grey.shape[0] // 2))
-    values = cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.float32)
-    detail: npt.NDArray[np.float32] = values - cv2.blur(values, (7, 7))
-    return detail
-
-
-def _rms(values: npt.NDArray[np.float32]) -> float:
-    return float(cv2.norm(values, cv2.NORM_L2) / np.sqrt(values.size))
-
-
 def _score(pair: _Pair, homography: Matrix) -> float:
-    """Mean correlation, clipped to [0, 1], of the detail of the aligned frames over blocks with texture."""
-    height, width = pair.detail_before.shape
-    reduced = rescale_motion(homography, width / pair.full_before.shape[1], height / pair.full_before.shape[0])
-    first, second = pair.detail_before, pair.detail_after
-    if not np.array_equal(reduced, np.eye(3)):
+    """Mean correlation, clipped to [0, 1], of the detail of the aligned frames over blocks with texture.
+
+    Every second row is looked at.
+    """
+    first, second = pair.before.detail, pair.after.detail[::2]
+    (height, width), (full_height, full_width) = first.shape, pair.before.grey.shape
+    if is_identity(homography):
+        first = first[::2]
+    else:
+        reduced = rescale_motion(homography, width / full_width, height / full_height)
         # A pixel that takes but a thousandth from beyond the border is known by it.
-        first = draw_moved(first, reduced, (height, width), beyond=1e6)
+        first = draw_moved(first, _SECOND_ROWS @ reduced, (len(second), width), beyond=1e6)
         shown = cv2.compare(first, 512.0, cv2.CMP_LT)
-        first, second = (cv2.copyTo(values, shown) for values in (first, second))
+        first, second = cv2.copyTo(first, shown), cv2.copyTo(second, shown)
     blocks = (max(1, width // 12), max(1, height // 12))
     product, power_first, power_second = (
         cv2.resize(values, blocks, interpolation=cv2.INTER_AREA)
@@ -387,4 +372,4 @@ def _score(pair: _Pair, homography: Matrix) -> float:
     if not textured.any():
         return _UNVERIFIED_SCORE
     correlation = product[textured] / np.sqrt(np.maximum(power_first * power_second, 1e-6))[textured]
-    return float(np.clip(correlation, 0, 1).mean())
+    return float(np.minimum(np.maximum(correlation, 0), 1).sum() / len(correlation))

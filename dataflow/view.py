@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from dataflow.aligned_pair import AlignedPair, align_pair, carry_objects, lay_over
 from dataflow.errors import UsageError
+from dataflow.frame import Frame
 from dataflow.image_diff import DIFF_MODES, DiffMode, checked_pair
 from dataflow.images import RgbImage
 from dataflow.pair_augmentation import PairAugmentation, augment_pair
@@ -192,7 +193,7 @@ def show_pair(frames: Sequence[RgbImage], objects: Objects, _: Homography | None
     """
     before, after = frames
     try:
-        pair = align_pair(before, after, view.align or "none")
+        pair = align_pair(Frame(before), Frame(after), view.align or "none")
     except AlignmentError as error:
         still = AlignedPair(after, after, Alignment(np.eye(3), "identity", 0.0, 0.0))
         return Seen(_inputs(still, view), no_objects(), error.message)

@@ -17,6 +17,7 @@ LIGHT = (
     "camera_motion",
     "errors",
     "findings",
+    "frame",
     "illumination",
     "image_diff",
     "images",

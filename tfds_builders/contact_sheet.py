@@ -15,6 +15,7 @@ from dataflow.aligned_pair import align_pair, carry_objects
 from dataflow.alignment_counts import SCORE_STEPS, WORST, AlignmentCounts, PairAlignment, merge_counts
 from dataflow.boxes import Size
 from dataflow.findings import Code, Finding
+from dataflow.frame import Frame
 from dataflow.image_diff import difference
 from dataflow.images import RgbImage, decode_rgb
 from dataflow.motion_models import Matrix, map_points
@@ -139,7 +140,7 @@ def _look(pair: FramePair, loader: DifferenceLoader) -> _Sight:
     )
     plain = _picture(unaligned, _boxes(own), "difference" if loader.align == "none" else "difference without alignment")
     try:
-        aligned = align_pair(before, after, loader.align)
+        aligned = align_pair(Frame(before), Frame(after), loader.align)
     except AlignmentError:
         return _Sight((*frames, plain))
     if loader.align == "none":

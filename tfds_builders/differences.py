@@ -14,6 +14,7 @@ from dataflow.aligned_pair import AlignedPair, align_pair, carry_objects
 from dataflow.alignment_counts import PairAlignment
 from dataflow.errors import ShardboxError
 from dataflow.findings import Code, Finding
+from dataflow.frame import Frame
 from dataflow.image_diff import NO_CHANGE, DiffMode, SizeMismatchError
 from dataflow.images import RgbImage, decode_rgb, encode_jpeg, encode_png
 from dataflow.prepared import PreparedDataset, Shard
@@ -30,7 +31,8 @@ ImageFormat = Literal["jpeg", "png"]
 _CODES = {SizeMismatchError: Code.SIZE_MISMATCH, AlignmentError: Code.PAIR_UNALIGNED}
 IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 # Encoded frames that are read before their pairs are worked on: what is in memory is these, their differences (about as
-# many bytes again; as PNG several times as many) and two decoded frames for each thread. A shard of usual size is one.
+# many bytes again; as PNG several times as many) and two decoded frames for each thread, half as large again where they
+# are aligned. A shard of usual size is one.
 _WINDOW_BYTES = 192 * 2**20
 
 
@@ -40,7 +42,7 @@ def shard_to_line(shard: Shard, digest: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Frame:
+class _Encoded:
     """An encoded frame; equal ones have equal pixels."""
 
     digest: bytes
@@ -78,10 +80,10 @@ class DifferenceLoader:
         """One outcome per pair, in order; within a window each frame is decoded once, however many pairs it is in."""
         keep_freed_memory()
         for window in windows(pairs, lambda pair: len(pair.before.image) + len(pair.after.image), _WINDOW_BYTES):
-            links = [(_frame(pair.before), _frame(pair.after)) for pair in window]
+            links = [(_encoded(pair.before), _encoded(pair.after)) for pair in window]
             yield from work_in_chains(window, links, _decode, self._outcome, threads)
 
-    def _outcome(self, pair: FramePair, before: Callable[[], RgbImage], after: Callable[[], RgbImage]) -> Outcome:
+    def _outcome(self, pair: FramePair, before: Callable[[], Frame], after: Callable[[], Frame]) -> Outcome:
         try:
             aligned = align_pair(before(), after(), self.align)
             image = aligned.difference(self.mode)
@@ -110,12 +112,12 @@ def keep_freed_memory() -> None:
     np.empty(31 * 2**20, np.uint8)
 
 
-def _frame(record: ImageRecord) -> _Frame:
-    return _Frame(xxhash.xxh3_128_digest(record.image), record.orientation, record.image)
+def _encoded(record: ImageRecord) -> _Encoded:
+    return _Encoded(xxhash.xxh3_128_digest(record.image), record.orientation, record.image)
 
 
-def _decode(frame: _Frame) -> RgbImage:
-    return decode_rgb(frame.image, frame.orientation)
+def _decode(frame: _Encoded) -> Frame:
+    return Frame(decode_rgb(frame.image, frame.orientation))
 
 
 def _in_after_frame(pair: FramePair, aligned: AlignedPair) -> FramePair:

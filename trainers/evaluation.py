@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from dataflow.aligned_pair import align_pair, carry_objects
 from dataflow.errors import DataRefusedError, UsageError
+from dataflow.frame import Frame
 from dataflow.images import decode_rgb
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Change, ImageRecord
@@ -167,7 +168,7 @@ def _truths(dataset: PreparedDataset, split: str, align: Method) -> Iterator[Ima
         objects = pair.objects
         if objects.in_before.any():
             with suppress(AlignmentError):  # Nothing was predicted in it.
-                aligned = align_pair(before, after, align)
+                aligned = align_pair(Frame(before), Frame(after), align)
                 objects = carry_objects(objects, aligned.alignment.homography, aligned.size)
         yield replace(pair.after, image_id=pair.pair_id, objects=objects)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataflow.errors import UsageError
-from dataflow.illumination import GAINS, Illumination, estimate_illumination, match_illumination
+from dataflow.illumination import GAINS, Illumination, estimate_illumination, lit, match_illumination, rounded
 from dataflow.image_diff import SizeMismatchError, absolute_difference
 from dataflow.images import decode_rgb, encode_jpeg
 from tests.factories import pixels
@@ -114,6 +114,12 @@ def test_too_few_pixels_say_nothing(size: tuple[int, int]) -> None:
         assert match_illumination(before, after, local=True) is before
 
 
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (3, 3000)])
+def test_strips_narrower_than_a_cell_say_nothing(size: tuple[int, int]) -> None:
+    before = pixels(*size, seed=1)
+    assert match_illumination(before, exposed(before, 1.15, 0), np.ones(size, bool)) is before
+
+
 def test_limits_of_what_counts_as_exposure() -> None:
     before = scene(3)
     assert estimate_illumination(before, exposed(before, GAINS[0] - 0.1, 0)).is_identity
@@ -209,6 +215,14 @@ def test_what_is_fitted_applies_exactly(gain: tuple[int, int, int], offset: tupl
     np.testing.assert_array_equal(result, np.clip(np.rint(values * gains + offsets), 0, 255))
     found = estimate_illumination(scene(6), exposed(scene(6), gains, 0))
     assert all((value * 2**13).is_integer() for value in (*found.gain, *found.offset))
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.3, 1.7, 4.0])
+@pytest.mark.parametrize("offset", [-1020.0, -300.5, -0.25, 0.0, 0.25, 80.0])
+def test_light_is_applied_exactly_whether_or_not_values_fall_below_zero(gain: float, offset: float) -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    exact = np.clip(np.rint(values * rounded(gain) + rounded(offset)), 0, 255)
+    np.testing.assert_array_equal(lit(values, rounded(gain), rounded(offset)), exact)
 
 
 @pytest.mark.skipif(not FRAMES.exists(), reason="needs PETS09-S2L1 in ../shared/data")

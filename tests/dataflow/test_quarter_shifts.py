@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataflow.camera_motion import Movement, shake
+from dataflow.frame import Detail
 from dataflow.images import decode_rgb
-from dataflow.quarter_shifts import Detail, quarter_shifts
+from dataflow.quarter_shifts import quarter_shifts
 from dataflow.registration import align
 
 PETS = Path(__file__).parents[2].parent / "shared" / "data" / "pets09_s2l1" / "img1"

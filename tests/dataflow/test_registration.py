@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dataflow import registration
 from dataflow.camera_motion import Movement, random_movement, shake, warp
 from dataflow.errors import UsageError
+from dataflow.frame import Frame
 from dataflow.images import RgbImage, decode_rgb
 from dataflow.motion_models import (
     MODELS,
@@ -25,7 +26,7 @@ from dataflow.motion_models import (
     fit_motion,
     map_points,
 )
-from dataflow.registration import Alignment, AlignmentError, Method, align, warp_to_after
+from dataflow.registration import Alignment, AlignmentError, Method, align, align_frames, warp_to_after
 
 PETS = Path(__file__).parents[2].parent / "shared" / "data" / "pets09_s2l1"
 SIZE = (288, 384)
@@ -264,6 +265,20 @@ def test_the_result_is_the_same_in_any_thread_and_under_any_seed() -> None:
             assert set(pool.map(run, range(1, 9))) == {alone}
     finally:
         cv2.setNumThreads(threads)
+
+
+@pytest.mark.parametrize("method", SEEING)
+def test_frames_of_several_pairs_align_as_each_pair_by_itself(method: Method) -> None:
+    scene = _textured(30)
+    shaken = [shake(scene, Movement(1.5 * i, -i, exposure=1 + 0.05 * i)).pixels for i in range(4)]
+    pairs = [(2, 3), (0, 1), (1, 2), (3, 0), (1, 2)]
+    frames = [Frame(pixels) for pixels in shaken]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda pair: align_frames(frames[pair[0]], frames[pair[1]], method), pairs))
+    for (first, second), shared in zip(pairs, together, strict=True):
+        alone = align(shaken[first], shaken[second], method)
+        np.testing.assert_array_equal(shared.homography, alone.homography)
+        assert (shared.model, shared.score, shared.residual) == (alone.model, alone.score, alone.residual)
 
 
 # Degenerate input

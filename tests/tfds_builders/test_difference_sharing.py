@@ -8,26 +8,32 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dataflow.aligned_pair import align_pair
+from dataflow.boxes import Size
+from dataflow.camera_motion import random_movement, shake
 from dataflow.findings import Code
+from dataflow.frame import Frame
 from dataflow.image_diff import difference
-from dataflow.images import decode_rgb, encode_jpeg
+from dataflow.images import decode_rgb, encode_jpeg, encode_png
 from dataflow.records import FramePair, ImageRecord, no_objects
+from dataflow.valid_pixels import encode_mask
 from tests.factories import photograph, pixels
+from tests.tfds_builders.shaken_frames import SIZE, scene
 from tfds_builders import differences
 from tfds_builders.differences import DifferenceLoader
 
 FRAMES = [encode_jpeg(pixels(seed=seed)) for seed in range(12)]
 
 
-def pairs_of(frames: Sequence[bytes], gap: int = 2) -> list[FramePair]:
+def pairs_of(frames: Sequence[bytes], gap: int = 2, size: Size = (48, 64)) -> list[FramePair]:
     """Frame i with frame i + `gap`, the even ones first, then the odd ones from the last to the first."""
     starts = list(range(len(frames) - gap))
-    return [_pair(frames, i, i + gap) for i in starts[::2] + starts[1::2][::-1]]
+    return [_pair(frames, i, i + gap, size) for i in starts[::2] + starts[1::2][::-1]]
 
 
-def _pair(frames: Sequence[bytes], first: int, second: int) -> FramePair:
+def _pair(frames: Sequence[bytes], first: int, second: int, size: Size) -> FramePair:
     before, after = (
-        ImageRecord(f"{i}", frames[i], 48, 64, no_objects(), "walk", "made", f"{i}.jpg", orientation=1)
+        ImageRecord(f"{i}", frames[i], *size, no_objects(), "walk", "made", f"{i}.jpg", orientation=1)
         for i in (first, second)
     )
     return FramePair(f"{first}-{second}", before, after, no_objects())
@@ -72,6 +78,21 @@ def test_windows_change_nothing_but_how_often_frames_are_decoded(
     monkeypatch.setattr(differences, "_WINDOW_BYTES", 1)
     assert made(pairs) == whole
     assert decoded == Counter(frame for pair in pairs for frame in (pair.before.image, pair.after.image))
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_aligned_differences_are_those_of_each_pair_by_itself(decoded: Counter[bytes], threads: int) -> None:
+    rng = np.random.default_rng(0)
+    frames = [encode_png(shake(scene(), random_movement(rng, shift=5)).pixels) for _ in range(8)]
+    pairs = pairs_of(frames, size=SIZE)
+    outcomes = list(DifferenceLoader(Path(), "signed", "png", "features").outcomes(pairs, threads=threads))
+    assert decoded == Counter(frames)
+    for pair, outcome in zip(pairs, outcomes, strict=True):
+        alone = align_pair(Frame(decode_rgb(pair.before.image)), Frame(decode_rgb(pair.after.image)), "features")
+        assert alone.valid is not None and outcome.example is not None
+        assert outcome.example["image"] == encode_png(alone.difference("signed"))
+        assert outcome.example["valid"] == encode_mask(alone.valid)
+        np.testing.assert_array_equal(outcome.example["homography"], alone.alignment.homography)
 
 
 def test_a_damaged_frame_is_the_finding_of_each_of_its_pairs() -> None:

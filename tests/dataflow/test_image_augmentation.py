@@ -23,6 +23,7 @@ from dataflow.image_augmentation import (
     whole,
 )
 from dataflow.images import encode_png
+from dataflow.padding import Padding, PadToLargest, PadToSize
 from dataflow.pair_augmentation import PairAugmentation
 from dataflow.prepared import PreparedDataset
 from dataflow.records import FramePair, Objects
@@ -93,17 +94,23 @@ def loader(dataset: PreparedDataset, policy: Resize = POLICY, **options: Any) ->
 
 
 POLICIES: tuple[Resize, ...] = (POLICY, FixedSize(80, 100), LongestEdge(200), KeepSize())
+PADDINGS: tuple[Padding, ...] = (PadToLargest(), PadToLargest(32), PadToSize(500, 600))
 
 
 @settings(max_examples=12, deadline=None)
-@given(bounds=BOUNDS, flip=st.sampled_from([0.0, 0.5, 1.0]), policy=st.sampled_from(POLICIES), seed=st.integers(0, 99))
+@given(
+    bounds=BOUNDS,
+    flip=st.sampled_from([0.0, 0.5, 1.0]),
+    sizes=st.tuples(st.sampled_from(POLICIES), st.sampled_from(PADDINGS)),
+    seed=st.integers(0, 99),
+)
 def test_boxes_return_to_the_original_image(
-    dataset: PreparedDataset, bounds: ImageAugmentation, flip: float, policy: Resize, seed: int
+    dataset: PreparedDataset, bounds: ImageAugmentation, flip: float, sizes: tuple[Resize, Padding], seed: int
 ) -> None:
     """Each as it was, or as it was cut at the border of what is shown."""
     truth = {record.image_id: record.objects for record in dataset.records("train")}
     returned = 0
-    for batch in islice(loader(dataset, policy, augmentation=bounds, flip=flip, seed=seed), 3):
+    for batch in islice(loader(dataset, sizes[0], augmentation=bounds, flip=flip, pad=sizes[1], seed=seed), 3):
         for found, edges in zip(targets_to_predictions(batch, "oracle"), batch.shown.tolist(), strict=True):
             x0, y0, x1, y1 = min(edges[0], edges[2]), edges[1], max(edges[0], edges[2]), edges[3]
             left = objects_within(truth[found.image_id], (int(x0), int(y0), int(x1), int(y1)))

@@ -91,8 +91,10 @@ def test_what_takes_padding_for_picture_has_its_boxes_carried_to_the_image(archi
 
 @pytest.mark.parametrize("architecture", UNMASKED)
 def test_a_batch_of_one_size_changes_no_detection(architecture):
-    model = noisy(small_detector(architecture))
+    # In double precision: which cells become queries hangs on scores that single precision may order either way.
+    model = noisy(small_detector(architecture)).double()
     pixels, mask = pictures(SIZE, SIZE)
+    pixels = pixels.double()
     with torch.no_grad():
         together = model(pixel_values=pixels, pixel_mask=mask)
         alone = model(pixel_values=pixels[:1], pixel_mask=mask[:1])

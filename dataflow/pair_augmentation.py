@@ -13,15 +13,12 @@ import numpy as np
 from dataflow.boxes import LEAST_SIDE_PX, Size, box_areas, clip_boxes
 from dataflow.camera_motion import draw_moved, random_movement
 from dataflow.errors import UsageError
+from dataflow.image_augmentation import LEAST_SHOWN
 from dataflow.image_diff import checked_pair
 from dataflow.images import RgbImage
 from dataflow.motion_models import Matrix, carry_boxes
 from dataflow.random_light import LIGHT_LIMITS, Levels, LightBounds, add_noise, changes, lit, random_levels
 from dataflow.records import Objects
-
-# An object of which less than this share is left at the border is not asked for: what remains of it seldom tells its
-# class, and a box around it would teach to detect fragments.
-LEAST_SHOWN = 0.2
 
 # Least and most of each bound. Below half its size a bilinear drawing skips pixels; of frames further apart, no
 # alignment follows.

@@ -174,6 +174,11 @@ class Batch:
         )
 
 
+def shares_to_levels(values: Sequence[float], device: torch.device | str = "cpu") -> torch.Tensor:
+    """Values from 0 to 1, one per channel, as grey levels (C,) float32, rounded as Hugging Face does it."""
+    return torch.tensor([*values], device=device) * (1.0 / (1 / 255))
+
+
 def normalise(
     pixel_values: torch.Tensor, pixel_mask: torch.Tensor, mean: Sequence[float], std: Sequence[float]
 ) -> torch.Tensor:
@@ -188,11 +193,8 @@ def normalise(
         mean: of the three channels of an image, for values from 0 to 1.
         std: of the three channels of an image, for values from 0 to 1.
     """
-    levels = 1.0 / (1 / 255)
     images = pixel_values.shape[1] // 3
-    shift, scale = (
-        (torch.tensor([*values] * images, device=pixel_values.device) * levels).view(-1, 1, 1) for values in (mean, std)
-    )
+    shift, scale = (shares_to_levels([*values] * images, pixel_values.device).view(-1, 1, 1) for values in (mean, std))
     return pixel_values.to(torch.float32).sub_(shift).div_(scale).masked_fill_(~pixel_mask[:, None], 0.0)
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from dataflow.batches import shares_to_levels
 from dataflow.boxes import Size
 from dataflow.images import RgbImage
 
@@ -55,10 +56,7 @@ class FloatCanvas:
     dtype: type[np.generic] = np.float32
 
     def __init__(self, normalisation: Normalisation) -> None:
-        levels = 1.0 / (1 / 255)
-        self._shift, self._scale = (
-            torch.tensor([*values]) * levels for values in (normalisation.mean, normalisation.std)
-        )
+        self._shift, self._scale = map(shares_to_levels, (normalisation.mean, normalisation.std))
 
     def put(self, images: Sequence[RgbImage], part: npt.NDArray[Any]) -> None:
         """One or two images (h, w, 3) side by side into the channels of `part` (h, w, C)."""

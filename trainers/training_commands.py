@@ -1,7 +1,6 @@
-"""What each command from training on does: options to a call of the stage, its result to lines and a dictionary."""
+"""What each command that trains and predicts does: options to a stage, its result to lines and a dictionary."""
 
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dataflow.errors import UsageError
@@ -88,62 +87,3 @@ def predict(arguments: Namespace) -> dict[str, Any]:
         "images": summary.images,
         "detections": summary.detections,
     }
-
-
-def evaluate(arguments: Namespace) -> dict[str, Any]:
-    """`shardbox evaluate`: predictions against the truth, to figures and a report."""
-    from dataflow.prepared import PreparedDataset
-    from trainers.evaluation import evaluate as compare
-    from trainers.outputs import check_output
-    from trainers.predictions import read_predictions
-    from trainers.report import write_report
-
-    check_output(arguments.out, "report.json", overwrite=False)
-    dataset = PreparedDataset(arguments.dataset)
-    predictions = read_predictions(arguments.predictions)
-    evaluation = compare(dataset, predictions, arguments.split or predictions.split)
-    write_report(evaluation, dataset, predictions, arguments.out)
-    for line in _figure_lines(evaluation.figures):
-        print(line)
-    print(f"written: {arguments.out}; read {arguments.out / 'report.html'}")
-    return {"report": str(arguments.out / "report.json"), "figures": dict(evaluation.figures)}
-
-
-def _figure_lines(figures: Mapping[str, float | None]) -> Iterator[str]:
-    """COCO's twelve figures as a table of two lines a group; a dash where there are no such objects."""
-    for names in (("AP", "AP50", "AP75", "APs", "APm", "APl"), ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")):
-        yield "  " + "".join(f"{name:>8}" for name in names)
-        values = (figures[name] for name in names)
-        yield "  " + "".join(f"{'-' if value is None else format(value, '.3f'):>8}" for value in values)
-
-
-def browse(arguments: Namespace) -> dict[str, Any]:
-    """`shardbox browse`: truth and predictions to FiftyOne, and its App."""
-    from dataflow.prepared import PreparedDataset
-    from trainers.predictions import read_predictions
-
-    dataset = PreparedDataset(arguments.dataset)
-    predictions = [read_predictions(path) for path in arguments.predictions]
-    from trainers.fiftyone_store import launch, store  # It takes seconds, which mistakes need not wait for.
-
-    known = [*(found.split for found in predictions), *(s for s in ("validation",) if s in dataset.splits)]
-    split = arguments.split or next(iter([*known, *dataset.splits]))
-    stored = store(dataset, predictions, split=split, name=arguments.name)
-    print(f"FiftyOne dataset {stored.name}: {stored.samples} samples")
-    if not arguments.no_app:
-        launch(stored.name, port=arguments.port)
-    return {"fiftyone_dataset": stored.name, "samples": stored.samples}
-
-
-def demo(arguments: Namespace) -> dict[str, Any]:
-    """`shardbox demo`: every stage on generated scenes."""
-    from trainers.cli import build_parser
-    from trainers.demo import run_demo
-
-    def run(words: list[str]) -> dict[str, Any]:
-        parsed = build_parser().parse_args(words)
-        parsed.runner_arguments = ()
-        result: dict[str, Any] = parsed.command(parsed)
-        return result
-
-    return run_demo(arguments.out, run)

@@ -1,0 +1,36 @@
+"""Options of the commands that look at results."""
+
+from pathlib import Path
+from typing import Any
+
+from trainers.options import add_command
+
+_MODULE = "trainers.analysis_commands"
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = add_command(commands, _MODULE, "evaluate", "Compare predictions with the truth", "prepared dataset")
+    parser.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="directory that predict wrote")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory for report.html, report.json")
+    parser.add_argument("--split", help="split to evaluate (default: the one that was predicted)")
+
+
+def _add_browse(commands: Any) -> None:
+    parser = add_command(
+        commands, _MODULE, "browse", "Store truth and predictions in FiftyOne and open its App", "prepared dataset"
+    )
+    parser.add_argument(
+        "--predictions", type=Path, nargs="*", default=[], metavar="DIR", help="directories that predict wrote"
+    )
+    parser.add_argument("--split", help="split to browse (default: the one that was predicted, else validation)")
+    parser.add_argument("--name", help="name of the FiftyOne dataset (default: after DATASET)")
+    parser.add_argument("--no-app", action="store_true", help="store only; do not open the App")
+    parser.add_argument("--port", type=int, default=5151, help="port of the App on 127.0.0.1 (default 5151)")
+
+
+def _add_demo(commands: Any) -> None:
+    parser = add_command(commands, _MODULE, "demo", "Run every stage on a small set of generated before/after scenes")
+    parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="directory (default: demo)")
+
+
+ADD_COMMANDS = (_add_evaluate, _add_browse, _add_demo)

@@ -1,0 +1,39 @@
+"""What the options of all commands are made with."""
+
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+Command = Callable[[argparse.Namespace], dict[str, Any]]
+MODES = ("absolute", "signed", "grey", "threshold", "ssim")
+METHODS = ("none", "phase", "features", "ecc")
+FORMATS = ("yolo", "coco", "voc", "mot", "virat", "labelme", "cvat", "pairs")
+
+
+def _command(module: str, name: str) -> Command:
+    """A command by name, imported when it is called: `shardbox --help` must answer at once."""
+
+    def call(arguments: argparse.Namespace) -> dict[str, Any]:
+        result: dict[str, Any] = getattr(import_module(module), name.replace("-", "_"))(arguments)
+        return result
+
+    return call
+
+
+def add_command(commands: Any, module: str, name: str, summary: str, reads: str = "") -> argparse.ArgumentParser:
+    """The parser of a command: the function in `module` that is named as it is, which `reads` a dataset if any."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=f"{summary}.")
+    parser.set_defaults(command=_command(module, name), command_name=name)
+    if reads:
+        parser.add_argument("dataset", type=Path, metavar="DATASET", help=reads)
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output and nothing else")
+    return parser
+
+
+def add_runner(parser: argparse.ArgumentParser) -> None:
+    """Which Beam runner does the work."""
+    parser.add_argument(
+        "--runner", default="FnApiRunner", help="Beam runner (default FnApiRunner); its options follow after --"
+    )

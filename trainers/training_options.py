@@ -1,0 +1,61 @@
+"""Options of the commands that train and predict."""
+
+from pathlib import Path
+from typing import Any
+
+from trainers.options import METHODS, MODES, add_command
+
+_MODULE = "trainers.training_commands"
+
+
+def _add_verify_loader(commands: Any) -> None:
+    parser = add_command(
+        commands, _MODULE, "verify-loader", "Prove on a dataset what the loader promises", "prepared dataset"
+    )
+    parser.add_argument("--split", help="split to look at (default: every one)")
+    parser.add_argument("--limit", type=int, metavar="N", help="look at the first N images of a split (default: all)")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images of a batch (default 8)")
+    parser.add_argument(
+        "--world-sizes", default="1,2,3,5", metavar="N,...", help="numbers of ranks to share by (default 1,2,3,5)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="decides the order, and the steps to resume at (default 0)")
+
+
+def _add_train(commands: Any) -> None:
+    parser = add_command(commands, _MODULE, "train", "Train a detector", "prepared dataset")
+    parser.add_argument("--recipe", required=True, metavar="NAME", help="such as dense_cnn_small; another lists all")
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="directory of the run")
+    parser.add_argument("--split", default="train", help="split to train on (default train)")
+    parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps (default: the recipe's)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images a step (default: the recipe's)")
+    parser.add_argument("--seed", type=int, default=0, help="decides initial weights and order of images")
+    parser.add_argument("--weights", metavar="WHERE", help="hub name or directory of a checkpoint to start from")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of RUN")
+    parser.add_argument(
+        "--augment",
+        action="store_true",
+        help="change images at random: their size, the part that is shown, their light; of pairs, before they are "
+        "compared, both frames alike, the light of each, and how the camera is held",
+    )
+    group = parser.add_argument_group("what the detector is shown of pairs and differences (default: the recipe's)")
+    group.add_argument(
+        "--input",
+        choices=("image", "stack", "frames"),
+        help="image: the difference; stack: the after frame and the difference; frames: both frames, whose features "
+        "a dense_ recipe subtracts and which the others see stacked",
+    )
+    group.add_argument(
+        "--mode", choices=MODES, help="of a dataset of pairs: make this difference on the way, as diff does"
+    )
+    group.add_argument("--align", choices=METHODS, help="of a dataset of pairs: align the frames first, as diff does")
+
+
+def _add_predict(commands: Any) -> None:
+    parser = add_command(commands, _MODULE, "predict", "Detect objects with a trained run", "prepared dataset")
+    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="directory that train wrote")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory for the predictions")
+    parser.add_argument("--split", default="validation", help="split to predict (default validation)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images at once (default: the recipe's)")
+
+
+ADD_COMMANDS = (_add_verify_loader, _add_train, _add_predict)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from dataflow.errors import DataRefusedError, MissingExtraError, ShardboxError, UsageError
-from trainers import analysis_options, data_options, training_options
+from trainers import analysis_options, data_options, training_options, tuning_options
 from trainers.options import Command
 
 # Idle OpenMP threads that spin cost a busy two-core machine ten times the time of a training step.
@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-    for stage in (data_options, training_options, analysis_options):
+    for stage in (data_options, tuning_options, training_options, analysis_options):
         for add in stage.ADD_COMMANDS:
             add(commands)
     return parser

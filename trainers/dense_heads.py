@@ -125,6 +125,10 @@ class FcosHead(nn.Module):
     """FCOS (Tian et al. 2019): each cell says whether it is near the centre of a box, and how far its sides are."""
 
     class_layer = "fcos.head.classification_head.cls_logits"
+    background: int | None = None
+    """Which of its outputs is no-object."""
+    anchor_cells: tuple[float, ...] = ()
+    """Sides of its square anchors in cells."""
 
     def __init__(self, config: Any, strides: Sequence[int]) -> None:
         super().__init__()
@@ -196,6 +200,8 @@ class RetinaNetDenseHead(nn.Module):
     """
 
     class_layer = "retinanet.head.classification_head.cls_logits"
+    background: int | None = None
+    anchor_cells = _RETINANET_SIZES
 
     def __init__(self, config: Any, strides: Sequence[int]) -> None:
         super().__init__()

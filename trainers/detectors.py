@@ -4,6 +4,7 @@ A further detector is a further file, and a line in `_DECODERS`.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,43 @@ def detect(model: PreTrainedModel, output: ModelOutput, limit: int = 100) -> lis
     No score is too low: average precision wants the whole ranking.
     """
     return _DECODERS[model.config.model_type](model, output, limit)
+
+
+@dataclass(frozen=True)
+class ClassHead:
+    """How a detector scores classes: its `outputs`, and which of them is no-object, if any."""
+
+    outputs: int
+    no_object: int | None
+
+
+def class_head(model: PreTrainedModel, output: ModelOutput) -> ClassHead:
+    """What scores classes in the batch that gave `output` in evaluation."""
+    outputs = int(output.logits.shape[-1])
+    if model.config.model_type in detr.ARCHITECTURES:
+        return ClassHead(outputs, outputs - 1 if detr.ARCHITECTURES[model.config.model_type].no_object else None)
+    return ClassHead(outputs, model.head.background)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What limits the objects that a detector can learn.
+
+    `stride` of its finest map, px; side of its smallest `anchor`, px, and the number of its `queries`, if it has any.
+    """
+
+    stride: int
+    anchor: float | None = None
+    queries: int | None = None
+
+
+def reach(model: PreTrainedModel) -> Reach:
+    """The limits of a model."""
+    if model.config.model_type in detr.ARCHITECTURES:
+        return Reach(detr.finest_stride(model.config), queries=detr.queries(model.config))
+    stride = min(model.pyramid.strides)
+    cells = model.head.anchor_cells
+    return Reach(stride, anchor=min(cells) * stride if cells else None)
 
 
 def load_trained(path: Path) -> PreTrainedModel:

@@ -129,6 +129,23 @@ def ready(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+def finest_stride(config: PreTrainedConfig) -> int:
+    """Pixels of the resized image per cell of the finest map that is looked at."""
+    match config.model_type:
+        case "yolos":
+            return int(config.patch_size)
+        case "rt_detr_v2" | "d_fine":
+            return int(min(config.feat_strides))
+        case "deformable_detr" if config.num_feature_levels > 1:
+            return 8
+    return 16 if getattr(config, "dilation", False) else 32
+
+
+def queries(config: PreTrainedConfig) -> int:
+    """How many objects can be found in an image."""
+    return int(config.num_detection_tokens if config.model_type == "yolos" else config.num_queries)
+
+
 def _model_class(architecture: str) -> type[PreTrainedModel]:
     found: type[PreTrainedModel] = MODEL_FOR_OBJECT_DETECTION_MAPPING[type(AutoConfig.for_model(architecture))]
     return found

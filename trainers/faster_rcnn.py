@@ -42,6 +42,8 @@ class FasterRcnnHead(nn.Module):
     """
 
     class_layer = "roi.box_predictor"
+    background: int | None = 0
+    anchor_cells = _CELLS
 
     def __init__(self, config: Any, strides: Sequence[int]) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 A variant is a value too: `dataclasses.replace(dense_cnn_small(), steps=400)`.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
 from transformers import PreTrainedModel
@@ -98,6 +98,28 @@ class Recipe:
         usual: dict[str, ImageAugmentation | PairAugmentation]
         usual = {"images": PHOTOGRAPH_AUGMENTATION, "differences": DIFFERENCE_AUGMENTATION, "pairs": AUGMENTATION}
         return self.augmentation or usual[dataset.layout.kind]
+
+    def asked(
+        self,
+        dataset: PreparedDataset,
+        *,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        view: View | None = None,
+        augment: bool | None = None,
+    ) -> "Recipe":
+        """The recipe for a dataset with what was asked for; None leaves a thing to the recipe.
+
+        Raises:
+            UsageError: a number out of range, or a view that the dataset does not have.
+        """
+        return replace(
+            self,
+            steps=self.steps if steps is None else steps,
+            batch_size=self.batch_size if batch_size is None else batch_size,
+            view=(view or self.view_of(dataset)).settled(dataset),
+            augmentation={None: self.augmentation, True: self.augmentation_of(dataset), False: None}[augment],
+        )
 
     def settings(self) -> dict[str, Any]:
         """What the recipe says, in JSON's types, without the function that builds."""

@@ -3,12 +3,12 @@
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, TrainerState, TrainingArguments, set_seed
+from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments, set_seed
 
 from dataflow.bridge import BatchLoader
 from dataflow.errors import UsageError
@@ -101,17 +101,7 @@ class _Asked:
 
     def applied_to(self, recipe: Recipe, dataset: PreparedDataset) -> Recipe:
         """The recipe for a dataset, as asked."""
-        return replace(
-            recipe,
-            steps=recipe.steps if self.steps is None else self.steps,
-            batch_size=recipe.batch_size if self.batch_size is None else self.batch_size,
-            view=(self.view or recipe.view_of(dataset)).settled(dataset),
-            augmentation={
-                None: recipe.augmentation,
-                True: recipe.augmentation_of(dataset),
-                False: None,
-            }[self.augment],
-        )
+        return recipe.asked(dataset, steps=self.steps, batch_size=self.batch_size, view=self.view, augment=self.augment)
 
 
 def train(
@@ -127,6 +117,7 @@ def train(
     weights: str | None = None,
     view: View | None = None,
     augment: bool | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingSummary:
     """Train a detector into the run directory `out`.
 
@@ -146,6 +137,7 @@ def train(
         view: what to show of each example instead of the recipe's view; resuming, the run's own by default.
         augment: change images at random, of pairs both frames before they are compared; resuming, as the run does by
             default.
+        callbacks: told of every step; what one of them raises ends the training.
 
     Raises:
         UsageError: `out` is not empty, or holds no run or another one to resume; no such split or an empty one; the
@@ -166,7 +158,7 @@ def train(
             return _summary(out, plan, read_description(out))
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not empty", "give another directory, or --resume to go on with this run")
-    return _run(dataset, plan, out)
+    return _run(dataset, plan, out, callbacks)
 
 
 def _resumed(out: Path, plan: _Plan, dataset: PreparedDataset) -> _Plan:
@@ -207,7 +199,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
     return found
 
 
-def _run(dataset: PreparedDataset, plan: _Plan, out: Path) -> TrainingSummary:
+def _run(dataset: PreparedDataset, plan: _Plan, out: Path, callbacks: Sequence[TrainerCallback]) -> TrainingSummary:
     recipe = plan.recipe
     set_seed(plan.seed)
     start_from = plan.weights if plan.checkpoint is None else str(plan.checkpoint)
@@ -217,7 +209,7 @@ def _run(dataset: PreparedDataset, plan: _Plan, out: Path) -> TrainingSummary:
         sys.stderr.write(f"{description['load_report']}\n")
     else:
         sys.stderr.write(f"resumed at step {plan.first_step}\n")
-    history, seconds = _trained(dataset, plan, out, model)
+    history, seconds = _trained(dataset, plan, out, model, callbacks)
     losses = [[entry["step"], entry["loss"]] for entry in history if "loss" in entry]
     description["losses"] = losses
     write_description(out, description)
@@ -247,7 +239,7 @@ def _opened(
 
 
 def _trained(
-    dataset: PreparedDataset, plan: _Plan, out: Path, model: PreTrainedModel
+    dataset: PreparedDataset, plan: _Plan, out: Path, model: PreTrainedModel, callbacks: Sequence[TrainerCallback]
 ) -> tuple[list[dict[str, Any]], float]:
     """Train the model; returns the trainer's log over the whole run, and the seconds that this call's steps took."""
     if plan.checkpoint is not None and plan.first_step >= plan.recipe.steps:
@@ -271,7 +263,8 @@ def _trained(
         augmentation=recipe.augmentation,
     )
     trainer = DetectionTrainer(model, arguments, recipe, batches)
-    trainer.add_callback(ProgressLines(recipe.batch_size))
+    for callback in (ProgressLines(recipe.batch_size), *callbacks):
+        trainer.add_callback(callback)
     board = tensorboard_callback(out / TENSORBOARD, plan.first_step)
     trainer.add_callback(board)
     start = time.monotonic()

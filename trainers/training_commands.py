@@ -36,28 +36,37 @@ def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
+def asked(arguments: Namespace, recipe: Any) -> dict[str, Any]:
+    """What the options that all trainings have ask for beyond the recipe; None where they leave it to the recipe."""
+    from dataflow.view import View
+
+    shown = arguments.input or arguments.mode or arguments.align
+    return {
+        "steps": arguments.steps,
+        "batch_size": arguments.batch_size,
+        "view": View(arguments.input or recipe.view.inputs, arguments.mode, arguments.align) if shown else None,
+        "augment": arguments.augment or None,
+    }
+
+
 def train(arguments: Namespace) -> dict[str, Any]:
     """`shardbox train`: a prepared dataset and a recipe to a run."""
     from dataflow.prepared import PreparedDataset
-    from dataflow.view import View
     from trainers.recipes import find_recipe
     from trainers.training import train as train_run
+    from trainers.tuning_commands import look_first
 
-    recipe = find_recipe(arguments.recipe)
-    asked = arguments.input or arguments.mode or arguments.align
-    view = View(arguments.input or recipe.view.inputs, arguments.mode, arguments.align) if asked else None
+    dataset, recipe = PreparedDataset(arguments.dataset), find_recipe(arguments.recipe)
+    look_first(dataset, arguments)
     summary = train_run(
-        PreparedDataset(arguments.dataset),
+        dataset,
         recipe,
         arguments.out,
         split=arguments.split,
-        steps=arguments.steps,
-        batch_size=arguments.batch_size,
         seed=arguments.seed,
         resume=arguments.resume,
         weights=arguments.weights,
-        view=view,
-        augment=arguments.augment or None,
+        **asked(arguments, recipe),
     )
     print(
         f"trained {recipe.name} to step {summary.steps} in {summary.seconds:.0f} s; "

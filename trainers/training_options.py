@@ -1,5 +1,6 @@
 """Options of the commands that train and predict."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,24 @@ def _add_verify_loader(commands: Any) -> None:
 
 def _add_train(commands: Any) -> None:
     parser = add_command(commands, _MODULE, "train", "Train a detector", "prepared dataset")
-    parser.add_argument("--recipe", required=True, metavar="NAME", help="such as dense_cnn_small; another lists all")
+    add_training_options(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="directory of the run")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of RUN")
+    parser.add_argument(
+        "--preflight",
+        action=argparse.BooleanOptionalAction,
+        help="look first at what would go wrong (default: before 500 steps or more)",
+    )
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """What is trained on what: for every command that trains or looks ahead to it."""
+    parser.add_argument("--recipe", required=True, metavar="NAME", help="such as dense_cnn_small; another lists all")
     parser.add_argument("--split", default="train", help="split to train on (default train)")
     parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps (default: the recipe's)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images a step (default: the recipe's)")
     parser.add_argument("--seed", type=int, default=0, help="decides initial weights and order of images")
     parser.add_argument("--weights", metavar="WHERE", help="hub name or directory of a checkpoint to start from")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of RUN")
     parser.add_argument(
         "--augment",
         action="store_true",

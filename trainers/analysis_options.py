@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from trainers.options import add_command
+from trainers.options import TOOLS, add_command
 
 _MODULE = "trainers.analysis_commands"
+_EXPLAIN = "trainers.comparing_commands"
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -13,6 +14,28 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="directory that predict wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory for report.html, report.json")
     parser.add_argument("--split", help="split to evaluate (default: the one that was predicted)")
+
+
+def _add_explain_map(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        _EXPLAIN,
+        "explain-map",
+        "Say why another tool gives these predictions another mAP",
+        "prepared dataset",
+    )
+    parser.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="directory that predict wrote")
+    parser.add_argument("--split", help="split to evaluate (default: the one that was predicted)")
+    parser.add_argument(
+        "--figure", action="append", default=[], metavar="NAME=VALUE",
+        help="what the other tool gave, with all its digits: AP, AP50, AP75, APs, APm or APl; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--torchmetrics", type=Path, metavar="FILE", help="JSON of what MeanAveragePrecision.compute() gave"
+    )
+    parser.add_argument(
+        "--tool", choices=TOOLS, help="which tool gave the figures: its convention is where the search starts"
+    )
 
 
 def _add_browse(commands: Any) -> None:
@@ -33,4 +56,4 @@ def _add_demo(commands: Any) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="directory (default: demo)")
 
 
-ADD_COMMANDS = (_add_evaluate, _add_browse, _add_demo)
+ADD_COMMANDS = (_add_evaluate, _add_explain_map, _add_browse, _add_demo)

@@ -9,6 +9,7 @@ from typing import Any
 Command = Callable[[argparse.Namespace], dict[str, Any]]
 MODES = ("absolute", "signed", "grey", "threshold", "ssim")
 METHODS = ("none", "phase", "features", "ecc")
+TOOLS = ("pycocotools", "torchmetrics", "fiftyone", "ultralytics", "voc")
 FORMATS = ("yolo", "coco", "voc", "mot", "virat", "labelme", "cvat", "pairs")
 
 

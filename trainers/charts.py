@@ -11,7 +11,7 @@ from html import escape
 
 import numpy as np
 
-from trainers.matching import Floats
+from trainers.overlaps import Floats
 
 _WIDTH, _HEIGHT = 520, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 14, 44

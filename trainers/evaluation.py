@@ -3,10 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dataflow.aligned_pair import align_pair, carry_objects
 from dataflow.errors import DataRefusedError, UsageError
@@ -15,12 +13,18 @@ from dataflow.images import decode_rgb
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Change, ImageRecord
 from dataflow.registration import AlignmentError, Method
-from trainers.matching import Flags, Floats, ImageMatches, Matching, Verdict, match
+from trainers.coco_figures import mean_or_none
+from trainers.error_types import ErrorAnalysis, analyse_errors
+from trainers.image_costs import rank_images
+from trainers.matching import ImageMatches, Matching, Verdict, match
+from trainers.overlaps import Flags, Floats
 from trainers.predictions import PredictionSet, coco_image_ids
 
 SWEEP_SCORES = np.linspace(0.0, 0.95, 20)
 _CURVE_SCORES = np.linspace(0.0, 1.0, 101)
 _IOU_50, _IOU_75 = 0, 5
+# Images with most errors, whose costs are worked out: what is beyond costs little, and takes its time.
+_WEIGHED = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +112,9 @@ class Evaluation:
     sweep: Sweep
     curves: Curves
     errors: Errors
+    error_types: ErrorAnalysis
+    """What kind each error is, what each kind costs, and which images cost most; of these at most `_WEIGHED`."""
+    matching: Matching
     matches: Mapping[str, ImageMatches]
     """What became of every box at IoU 0.5, by image id; `at_score(errors.score)` gives what `errors` counts."""
     truths: Mapping[str, ImageRecord]
@@ -126,12 +133,14 @@ def evaluate(dataset: PreparedDataset, predictions: PredictionSet, split: str) -
     _check_compared(dataset, predictions, split, [record.image_id for record in truths])
     matching = match(truths, predictions.by_image, len(dataset.categories))
     counted = _counted_truths(matching)
-    best = _best_point(matching, np.ones(len(matching.image), np.bool_), int(counted.sum()))
+    best = _best_point(matching, np.ones(len(matching.detections.image), np.bool_), int(counted.sum()))
     matches = matching.by_image()
     by_id = {record.image_id: record for record in truths}
     names = dataset.categories.names
     score = best.score if best.score is not None else 0.0
     has_changes = dataset.layout.is_ours and dataset.layout.kind != "images"
+    errors = _errors(matching, matches, by_id, names, score=score, has_changes=has_changes)
+    worst = [image for image, counts in errors.ranked_images[:_WEIGHED] if counts.fp + counts.fn]
     return Evaluation(
         dataset=dataset.name,
         fingerprint=dataset.fingerprint,
@@ -143,7 +152,9 @@ def evaluate(dataset: PreparedDataset, predictions: PredictionSet, split: str) -
         best=best,
         sweep=_sweep(matching, slice(None), SWEEP_SCORES),
         curves=_curves(matching),
-        errors=_errors(matching, matches, by_id, names, score=score, has_changes=has_changes),
+        errors=errors,
+        error_types=analyse_errors(matching, score, rank_images(matching, worst), {}),
+        matching=matching,
         matches=matches,
         truths=by_id,
         detections=predictions.detections,
@@ -203,23 +214,17 @@ def _counted_truths(matching: Matching) -> Flags:
     return ~matching.crowd
 
 
-def _mean_or_none(values: npt.NDArray[Any]) -> float | None:
-    """Mean of what pycocotools knows; it writes -1 where a class has no objects."""
-    known = values[values > -1]
-    return float(known.mean()) if known.size else None
-
-
 def _class_figures(matching: Matching, index: int, name: str) -> ClassFigures:
-    chosen = matching.category == index
-    own = matching.object_category == index
+    chosen = matching.detections.category == index
+    own = matching.objects.category == index
     truths = int((own & ~matching.crowd).sum())
     return ClassFigures(
         name=name,
         truths=truths,
         crowd=int((own & matching.crowd).sum()),
         detections=int(chosen.sum()),
-        ap=_mean_or_none(matching.precision[:, :, index]),
-        ap50=_mean_or_none(matching.precision[_IOU_50, :, index]),
+        ap=mean_or_none(matching.precision[:, :, index]),
+        ap50=mean_or_none(matching.precision[_IOU_50, :, index]),
         best=_best_point(matching, chosen, truths),
     )
 
@@ -293,8 +298,8 @@ def _errors(
     """What is right, wrong and missed at IoU 0.5 among the detections of at least `score`."""
     kept = matching.scores >= np.float32(score)
     right, wrong = matching.right[_IOU_50] & kept, matching.wrong[_IOU_50] & kept
-    tp, fp = (np.bincount(matching.category[flags], minlength=len(names)) for flags in (right, wrong))
-    objects = np.bincount(matching.object_category[_counted_truths(matching)], minlength=len(names))
+    tp, fp = (np.bincount(matching.detections.category[flags], minlength=len(names)) for flags in (right, wrong))
+    objects = np.bincount(matching.objects.category[_counted_truths(matching)], minlength=len(names))
     by_class = {name: Counts(int(tp[i]), int(fp[i]), int(objects[i] - tp[i])) for i, name in enumerate(names)}
     cut = {image: result.at_score(score) for image, result in matches.items()}
     by_image = [

@@ -1,14 +1,10 @@
-"""Which detection found which object: one pass of pycocotools, and what it says of every box.
+"""Which detection found which object: one pass of COCO's matching, and what it says of every box.
 
-Matching is COCO's (Lin et al. 2014; `COCOeval.evaluateImg`): within an image and a class, detections take their turn
-by falling score, and each takes the free object that it overlaps most, if the overlap reaches the threshold. A
-detection that finds only a crowd region is ignored, as is one beyond the hundredth of its image and class. Because
-of the order, leaving out all detections below some score changes nothing for those above: every score cut is a
-prefix of one matching.
+A detection that finds only a crowd region is ignored, as is one beyond the hundredth of its image and class. Because
+detections take their turn by falling score, leaving out all of them below some score changes nothing for those above:
+every score cut is a prefix of one matching.
 """
 
-import contextlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -16,19 +12,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from dataflow.boxes import xyxy_to_coco
 from dataflow.records import ImageRecord, Objects, Predictions
+from trainers.coco_figures import AREAS, MOST_DETECTIONS, THRESHOLDS, Accumulated, accumulate, coco_figures
+from trainers.greedy import IGNORED, Boxes, Claims, claim
+from trainers.overlaps import Flags, Floats, Ints, rank_in_group
 
-FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 _ALL_AREAS = 0
-_MOST_DETECTIONS = 2
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 
 class Verdict(IntEnum):
@@ -85,27 +76,41 @@ class ImageMatches:
 class Matching:
     """All detections (P of them) and objects (G) of a split as flat arrays, in the order of `image_ids`.
 
-    `thresholds` (T,) IoU, 0.50 to 0.95. Of the detections: `image`, `category` (P,) int64, `scores` (P,) float32,
-    `found` (T, P) flat index of the matched object or -1, `ignored` (T, P), `ious` (T, P) with that object or NaN.
-    Of the objects: `object_image`, `object_category` (G,) int64, `crowd` (G,).
-    `precision` (T, 101, K) and `recall` (T, K) are pycocotools' at 100 detections and all areas, -1 where a class
-    has no objects; `figures` the twelve by name, None where nothing in the split is of that kind.
+    `thresholds` (T,) IoU, 0.50 to 0.95. `detections` and `objects` are the boxes with their images and classes;
+    `scores` (P,) float32; `found` (T, P) flat index of the matched object or -1, `ignored` (T, P), `ious` (T, P) with
+    that object or NaN; `crowd` (G,); `areas` (G,) px2. `accumulated` are COCO's precision and recall of the
+    classes, `figures` the
+    twelve by name, None where nothing in the split is of that kind.
     """
 
     image_ids: tuple[str, ...]
     thresholds: Floats
-    image: Ints
-    category: Ints
+    detections: Boxes
     scores: npt.NDArray[np.float32]
     found: Ints
     ignored: Flags
     ious: Floats
-    object_image: Ints
-    object_category: Ints
+    objects: Boxes
     crowd: Flags
-    precision: Floats
-    recall: Floats
+    areas: Floats
+    accumulated: Accumulated
     figures: Mapping[str, float | None]
+
+    @property
+    def precision(self) -> Floats:
+        """(T, 101, K): over recall, at 100 detections, objects of all sizes; -1 where a class has none."""
+        return self.accumulated.precision[..., _ALL_AREAS]
+
+    @property
+    def recall(self) -> Floats:
+        """(T, K): at 100 detections, objects of all sizes; -1 where a class has none."""
+        return self.accumulated.recall[..., _ALL_AREAS]
+
+    @property
+    def truths(self) -> Ints:
+        """(K,) objects of each class that count."""
+        counted = self.objects.category[~self.crowd]
+        return np.bincount(counted, minlength=self.precision.shape[2])
 
     @property
     def right(self) -> Flags:
@@ -121,14 +126,14 @@ class Matching:
         """What became of the boxes of each image at one of `thresholds`, given by its place."""
         verdicts = np.where(self.right[threshold], Verdict.TP, Verdict.FP)
         verdicts[self.ignored[threshold]] = Verdict.IGNORED
-        found_by = np.full(len(self.object_image), -1)
+        found_by = np.full(len(self.crowd), -1)
         right = np.flatnonzero(self.right[threshold])
         found_by[self.found[threshold, right]] = right
         object_verdicts = np.where(found_by >= 0, Verdict.TP, Verdict.FN)
         object_verdicts[self.crowd] = Verdict.IGNORED
         edges = np.arange(len(self.image_ids) + 1)
-        starts = np.searchsorted(self.image, edges)
-        object_starts = np.searchsorted(self.object_image, edges)
+        starts = np.searchsorted(self.detections.image, edges)
+        object_starts = np.searchsorted(self.objects.image, edges)
         matches = {}
         for index, image_id in enumerate(self.image_ids):
             part = slice(starts[index], starts[index + 1])
@@ -155,37 +160,36 @@ def match(truths: Sequence[ImageRecord], predictions: Mapping[str, Predictions],
         predictions: by image id, one for every image of `truths`.
         categories: number of classes.
     """
-    detections = [predictions[record.image_id] for record in truths]
-    objects = [record.objects for record in truths]
-    image, category, boxes = _flat(detections)
-    object_image, object_category, object_boxes = _flat(objects)
-    scores = _joined([p.scores for p in detections], np.float32)
-    crowd = _joined([o.is_crowd for o in objects], np.bool_)
-    areas = _joined([o.areas for o in objects], np.float64)
-    # pycocotools multiplies the sides in double precision where it loads detections itself.
-    detected_areas = boxes[:, 2].astype(np.float64) * boxes[:, 3]
-    coco = _run_pycocotools(
-        n_images=len(truths),
-        n_categories=categories,
-        objects=_annotations(object_image, object_category, object_boxes, area=areas, iscrowd=crowd.astype(int)),
-        detections=_annotations(image, category, boxes, area=detected_areas, score=scores),
+    detected = [predictions[record.image_id] for record in truths]
+    annotated = [record.objects for record in truths]
+    detections, objects = _flat(detected), _flat(annotated)
+    scores = _joined([p.scores for p in detected], np.float32)
+    crowd = _joined([o.is_crowd for o in annotated], np.bool_)
+    areas = _joined([o.areas for o in annotated], np.float64)
+    ignored = ~_in_areas(areas) | crowd
+    group, object_group = (boxes.image * categories + boxes.category for boxes in (detections, objects))
+    claims = claim(
+        detections, group, scores, objects, object_group, crowd=crowd, ignored=ignored, thresholds=THRESHOLDS
     )
-    found, ignored, ious = _read_matches(coco, len(image))
+    rank = rank_in_group(group, scores)[1]
+    # pycocotools multiplies the sides in double precision where it loads detections itself.
+    in_area = _in_areas(detections.coco[:, 2].astype(np.float64) * detections.coco[:, 3])
+    counted = np.stack([np.bincount(objects.category[~row], minlength=categories) for row in ignored])
+    accumulated = accumulate(detections.category, scores, claims, rank=rank, in_area=in_area, truths=counted)
+    found, unlooked, ious = _dense(claims, rank, in_area[_ALL_AREAS])
     return Matching(
         image_ids=tuple(record.image_id for record in truths),
-        thresholds=np.asarray(coco.params.iouThrs),
-        image=image,
-        category=category,
+        thresholds=THRESHOLDS,
+        detections=detections,
         scores=scores,
         found=found,
-        ignored=ignored,
+        ignored=unlooked,
         ious=ious,
-        object_image=object_image,
-        object_category=object_category,
+        objects=objects,
         crowd=crowd,
-        precision=coco.eval["precision"][..., _ALL_AREAS, _MOST_DETECTIONS],
-        recall=coco.eval["recall"][..., _ALL_AREAS, _MOST_DETECTIONS],
-        figures={name: None if value < 0 else float(value) for name, value in zip(FIGURES, coco.stats, strict=True)},
+        areas=areas,
+        accumulated=accumulated,
+        figures=coco_figures(accumulated),
     )
 
 
@@ -198,64 +202,31 @@ def _joined(parts: Sequence[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:
     return np.concatenate([np.zeros(0, dtype), *parts]).astype(dtype)
 
 
-def _flat(items: Sequence[Predictions] | Sequence[Objects]) -> tuple[Ints, Ints, npt.NDArray[np.float32]]:
-    """Place of the image (P,), class (P,) and COCO's box (P, 4) of everything in all images."""
+def _flat(items: Sequence[Predictions] | Sequence[Objects]) -> Boxes:
+    """The boxes of all images."""
     image = np.repeat(np.arange(len(items)), [len(item) for item in items])
     category = _joined([item.category_ids for item in items], np.int64)
     boxes = np.concatenate([np.zeros((0, 4), np.float32), *(item.boxes for item in items)])
-    return image, category, xyxy_to_coco(boxes)
+    return Boxes(image, category, xyxy_to_coco(boxes))
 
 
-def _annotations(
-    image: Ints, category: Ints, boxes: npt.NDArray[np.float32], **columns: npt.NDArray[Any]
-) -> list[dict[str, Any]]:
-    """COCO annotations with ids from 1: pycocotools takes a match with id 0 for none."""
-    names = ("image_id", "category_id", "bbox", *columns)
-    arrays: list[npt.NDArray[Any]] = [image + 1, category, boxes, *columns.values()]
-    rows = zip(*(values.tolist() for values in arrays), strict=True)
-    return [dict(zip(names, row, strict=True)) | {"id": index + 1} for index, row in enumerate(rows)]
+def _in_areas(areas: Floats) -> Flags:
+    """(A, N): the area lies in the range."""
+    return np.stack([(areas >= low) & (areas <= high) for low, high in AREAS])
 
 
-def _run_pycocotools(
-    n_images: int, n_categories: int, objects: list[dict[str, Any]], detections: list[dict[str, Any]]
-) -> COCOeval:
-    """A finished evaluation. The indices are made here because pycocotools' own loader fails on no detections."""
-    indices = []
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools narrates.
-        for annotations in (objects, detections):
-            index = COCO()
-            index.dataset = {
-                "images": [{"id": image + 1} for image in range(n_images)],
-                "categories": [{"id": category} for category in range(n_categories)],
-                "annotations": annotations,
-            }
-            index.createIndex()
-            indices.append(index)
-        coco = COCOeval(*indices, "bbox")
-        coco.evaluate()
-        coco.accumulate()
-        coco.summarize()
-    return coco
-
-
-def _read_matches(coco: COCOeval, detections: int) -> tuple[Ints, Flags, Floats]:
-    """`found`, `ignored` and `ious` of `Matching` from the per-image results for objects of all sizes."""
-    shape = (len(coco.params.iouThrs), detections)
+def _dense(claims: Claims, rank: Ints, in_area: Flags) -> tuple[Ints, Flags, Floats]:
+    """`found`, `ignored` and `ious` of `Matching`: of all detections, for objects of all sizes."""
+    beyond = rank >= MOST_DETECTIONS[-1]
+    shape = (len(claims.outcome), len(rank))
     found = np.full(shape, -1)
-    ignored = np.ones(shape, np.bool_)  # What pycocotools never looks at is beyond the most detections.
+    ignored = np.broadcast_to(beyond | ~in_area, shape).copy()
     ious = np.full(shape, np.nan)
-    n_images, n_areas = len(coco.params.imgIds), len(coco.params.areaRng)
-    for k, category in enumerate(coco.params.catIds):
-        start = (k * n_areas + _ALL_AREAS) * n_images
-        for result in coco.evalImgs[start : start + n_images]:
-            if result is None or not result["dtIds"]:
-                continue
-            columns = np.asarray(result["dtIds"]) - 1
-            matched = result["dtMatches"].astype(np.int64) - 1
-            found[:, columns] = matched
-            ignored[:, columns] = result["dtIgnore"]
-            overlaps = coco.ious[result["image_id"], category]
-            place = {truth["id"] - 1: j for j, truth in enumerate(coco._gts[result["image_id"], category])}
-            for t, d in zip(*np.nonzero(matched >= 0), strict=True):
-                ious[t, columns[d]] = overlaps[d, place[matched[t, d]]]
+    looked_at = ~beyond[claims.detection]
+    columns = claims.detection[looked_at]
+    found[:, columns] = claims.found[:, _ALL_AREAS, looked_at]
+    ignored[:, columns] = (claims.outcome[:, _ALL_AREAS, looked_at] == IGNORED) | (
+        ignored[:, columns] & (found[:, columns] < 0)
+    )
+    ious[:, columns] = claims.overlap[:, _ALL_AREAS, looked_at]
     return found, ignored, ious

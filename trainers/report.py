@@ -13,8 +13,8 @@ from dataflow.prepared import PreparedDataset
 from dataflow.records import Predictions
 from trainers.charts import PALETTE_DARK, PALETTE_LIGHT, STYLE, Chart, draw, legend, standalone
 from trainers.evaluation import ClassFigures, Counts, Evaluation
-from trainers.matching import Floats
 from trainers.outputs import whole_directory
+from trainers.overlaps import Floats
 from trainers.pictures import Panel, draw_panel, read_panels
 from trainers.predictions import PredictionSet
 from trainers.report_json import report_json

@@ -18,9 +18,10 @@ from dataflow.records import Categories, Objects, Predictions, no_objects
 from tests.factories import photograph
 from trainers import report
 from trainers.charts import Chart, draw, standalone
+from trainers.coco_figures import FIGURES
 from trainers.evaluation import evaluate
 from trainers.frames import Frame, boxes_in_frame, examples
-from trainers.matching import FIGURES, Verdict
+from trainers.matching import Verdict
 from trainers.pictures import read_panels
 from trainers.predictions import collect_predictions
 from trainers.report import write_report

@@ -1,4 +1,4 @@
-"""The Beam jobs. This is the only module that constructs a pipeline.
+"""The Beam jobs. This is the only module that constructs a pipeline; what runs tasks on shards is in `beam_tasks`.
 
 One pipeline covers all splits of a dataset. Its plan is a file for each shard, a line for each image: what a worker has
 to know to load it. Only the names of shards travel through the pipeline, neither references nor image bytes, and the
@@ -35,7 +35,7 @@ DEFAULT_RUNNER = "FnApiRunner"
 _RESULTS = ".results"
 _PLAN = ".plan"
 _SHARDS = "shards"
-_METRICS = "shardbox"
+METRICS = "shardbox"
 
 
 class LostElementsError(DataRefusedError):
@@ -125,9 +125,9 @@ def _measure(result: ShardResult) -> None:
         if result.alignment.aligned:
             mean = result.alignment.residual_sum / result.alignment.aligned
             # Of each shard the mean: distributions hold whole numbers only, so thousandths of a pixel.
-            Metrics.distribution(_METRICS, "alignment_residual_mpx").update(round(1000 * mean))
+            Metrics.distribution(METRICS, "alignment_residual_mpx").update(round(1000 * mean))
     for name, count in counters.items():
-        Metrics.counter(_METRICS, name).inc(count)
+        Metrics.counter(METRICS, name).inc(count)
 
 
 def write_plan(job: ShardJob, directory: Path) -> int:
@@ -207,23 +207,42 @@ def run_shard_job(
     results = directory / _RESULTS
     results.mkdir()
     write_plan(job, directory)
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    try:
+    with _deaths_told(runner, "nothing was kept"):
         _run_pipeline(job, directory, options)
-    except RuntimeError as error:
-        _, died, status = str(error).partition(_DIED)
-        if not died:
-            raise
-        raise WorkerDiedError(
-            f"a worker process of {runner} died, exit status {status.split()[0]}; nothing was kept",
-            "137 mostly means that memory ran out: run it again, with fewer workers",
-        ) from error
     written = load_results(results)
     for folder in (results, directory / _PLAN):
         shutil.rmtree(folder)
     _remove_partial(job, directory)
     _check_nothing_lost(job, written, runner)
     return written
+
+
+@contextlib.contextmanager
+def _deaths_told(runner: str, kept: str) -> Iterator[None]:
+    """Quiet Beam's log, and make a `WorkerDiedError` of what it says when a worker process died."""
+    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    try:
+        yield
+    except RuntimeError as error:
+        _, died, status = str(error).partition(_DIED)
+        if not died:
+            raise
+        raise WorkerDiedError(
+            f"a worker process of {runner} died, exit status {status.split()[0]}; {kept}",
+            "137 mostly means that memory ran out: run it again, with fewer workers",
+        ) from error
+
+
+def run_steps(steps: Callable[[beam.Pipeline], None], runner: str, arguments: Sequence[str], *, kept: str) -> None:
+    """Run the pipeline that `steps` fills. `kept` says what is left when a worker process of FnApiRunner dies.
+
+    Raises:
+        UsageError: see `check_runner`.
+        WorkerDiedError: a worker process of FnApiRunner was killed.
+    """
+    options = pipeline_options(runner, arguments)
+    with _deaths_told(runner, kept), beam.Pipeline(options=options) as pipeline:
+        steps(pipeline)
 
 
 def _run_pipeline(job: ShardJob, directory: Path, options: PipelineOptions) -> None:

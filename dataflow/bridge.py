@@ -109,6 +109,7 @@ class BatchLoader(IterableDataset[Batch]):
         threads: int | None = None,
         flip: float = 0.0,
         limit: int | None = None,
+        shard: int | None = None,
         view: View = View(),
         augmentation: ImageAugmentation | PairAugmentation | None = None,
         transform: Transform | None = None,
@@ -133,6 +134,7 @@ class BatchLoader(IterableDataset[Batch]):
             threads: that decode; by default one per processor, at most eight.
             flip: probability of mirroring an image left to right, in training.
             limit: use only the first examples of the split.
+            shard: use only the examples of this shard, in evaluation.
             view: what is shown of an example; of a dataset of pairs, differences can be made on the way.
             augmentation: what training changes at random, of images or of pairs whose frames are compared on the way.
             transform: what training does to each resized image and its boxes after that (see `dataflow.transforms`);
@@ -158,6 +160,7 @@ class BatchLoader(IterableDataset[Batch]):
             (0 <= flip <= 1, f"a flip probability of {flip}"),
             (limit is None or limit >= 1, f"a limit of {limit} examples"),
             (group is None or group >= 1, f"groups of {group} batches"),
+            (shard is None or not training, f"shard {shard} for training"),
         ):
             if not good:
                 raise UsageError(f"the loader was given {what}", "use a number in range")
@@ -181,6 +184,9 @@ class BatchLoader(IterableDataset[Batch]):
         changed = _augmentation(flip, seed, augmentation) if training else Augmentation()
         self._reader = ExampleReader(dataset, split, policy, changed, self.view, reduced_decoding=reduced_decoding)
         self._counts = _limited([shard.count for shard in dataset.shards(split)], limit)
+        if shard is not None:
+            stops = np.cumsum(self._counts).tolist()
+            self._share = Share(rank, world_size, (stops[shard] - self._counts[shard], stops[shard]))
         self._window = _window(dataset, split) if training else 1
         self.group = (self._usual_group() if training else 1) if group is None else group
         self.refused: dict[str, str] = {}

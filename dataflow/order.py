@@ -48,14 +48,17 @@ class ReadPlan:
 
 @dataclass(frozen=True)
 class Share:
-    """The part of one rank among `world_size` ranks."""
+    """The part of one rank among `world_size` ranks, of all examples or of those `within` a start and a stop."""
 
     rank: int = 0
     world_size: int = 1
+    within: tuple[int, int] | None = None
 
     def bounds(self, total: int) -> tuple[int, int]:
         """Start and stop of this rank's part of `total` examples; the parts are disjoint, complete and even."""
-        return total * self.rank // self.world_size, total * (self.rank + 1) // self.world_size
+        start, stop = self.within or (0, total)
+        n = stop - start
+        return start + n * self.rank // self.world_size, start + n * (self.rank + 1) // self.world_size
 
     def size(self, total: int) -> int:
         """Number of examples of this rank."""

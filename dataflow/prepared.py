@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +13,15 @@ from google.protobuf import json_format  # type: ignore[import-untyped]
 from tensorflow_datasets.core import constants
 
 from dataflow.errors import UsageError
+from dataflow.example_values import ExampleValues
 from dataflow.records import Categories, FramePair, ImageRecord
-from dataflow.schema import Layout, example_to_pair, example_to_record, find_layout, image_features
+from dataflow.schema import Layout, example_image_id, example_to_pair, example_to_record, find_layout, image_features
 from dataflow.shards import FILE_FORMATS, FileFormat
 from dataflow.tfrecord import CorruptRecordError, read_records
 
 MANIFEST = "manifest.json"
 AUDIT = "audit.json"
+_SOURCE_ID = "image/source_id"
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,25 @@ class PreparedDataset:
         """
         features = self.builder.info.features
         skip = {name: tfds.decode.SkipDecoding() for name in image_features(self.layout)}
+        yield from self._parsed(shard, lambda payload: features.deserialize_example_np(payload, decoders=skip))
+
+    def _parsed(self, shard: Shard, parse: Callable[[bytes], dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
         found = 0
         for index, payload in enumerate(_payloads(shard.path)):
-            yield f"{shard.path.name}__{index}", features.deserialize_example_np(payload, decoders=skip)
+            yield f"{shard.path.name}__{index}", parse(payload)
             found += 1
         if found != shard.count:
             raise CorruptRecordError(f"{shard.path}: {found} of {shard.count} examples", "prepare the dataset again")
+
+    def shard_ids(self, shard: Shard) -> Iterator[tuple[str, str]]:
+        """(image id, source id) of the examples of one shard, in order; nothing else is unpacked.
+
+        Raises:
+            ShardboxError: see `shard_examples`.
+        """
+        ids = ExampleValues(self.builder.info.features, (self.layout.image_id, self.layout.filename, _SOURCE_ID))
+        for position, example in self._parsed(shard, ids):
+            yield example_image_id(example, self.layout, position), str(example.get(_SOURCE_ID, b""), "utf-8")
 
     def records(self, split: str) -> Iterator[ImageRecord]:
         """The images of a split with their objects, in shard order."""

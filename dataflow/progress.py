@@ -3,8 +3,8 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 _TERMINAL_PERIOD_S = 0.25
@@ -44,28 +44,32 @@ class Progress:
 
 
 @contextmanager
-def watch_directory(directory: Path, expected_bytes: int, what: str) -> Iterator[None]:
-    """Show progress by the bytes that appear below `directory`: it works for any runner that writes there."""
+def watch(what: str, total: float, unit: str, measure: Callable[[], float]) -> Iterator[None]:
+    """Show progress by what `measure` finds done, whoever does it, again and again until the block ends."""
     stop = threading.Event()
-    progress = Progress(what, expected_bytes / 1e6, "MB")
+    progress = Progress(what, total, unit)
 
-    def megabytes() -> float:
-        sizes = (path.stat().st_size for path in list(directory.iterdir()) if path.is_file())
-        try:
-            return sum(sizes) / 1e6
-        except FileNotFoundError:  # A shard took its own name while we looked.
-            return 0.0
-
-    def watch() -> None:
+    def look() -> None:
         while not stop.wait(_TERMINAL_PERIOD_S):
-            progress.update(megabytes())
+            progress.update(measure())
 
-    thread = threading.Thread(target=watch, daemon=True)
+    thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
-        if directory.is_dir():
-            progress.close(megabytes())
+        progress.close(measure())
+
+
+def watch_directory(directory: Path, expected_bytes: int, what: str) -> AbstractContextManager[None]:
+    """Show progress by the bytes that appear below `directory`: it works for any runner that writes there."""
+
+    def megabytes() -> float:
+        try:
+            return sum(path.stat().st_size for path in list(directory.iterdir()) if path.is_file()) / 1e6
+        except FileNotFoundError:  # A shard took its own name while we looked, or the directory is gone.
+            return 0.0
+
+    return watch(what, expected_bytes / 1e6, "MB", megabytes)

@@ -63,8 +63,9 @@ def test_fiftyone_is_imported_in_one_module() -> None:
     assert _where("fiftyone") == {"trainers/fiftyone_store.py"}
 
 
-def test_beam_is_imported_in_one_module() -> None:
-    assert _where("apache_beam") == {"dataflow/beam_jobs.py"}
+def test_beam_is_imported_in_two_modules_and_pipelines_are_made_in_one() -> None:
+    assert _where("apache_beam") == {"dataflow/beam_jobs.py", "dataflow/beam_tasks.py"}
+    assert [path.name for path in SOURCES if "beam.Pipeline(" in path.read_text()] == ["beam_jobs.py"]
 
 
 def test_tensorflow_is_imported_in_one_module() -> None:

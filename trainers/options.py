@@ -38,3 +38,10 @@ def add_runner(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runner", default="FnApiRunner", help="Beam runner (default FnApiRunner); its options follow after --"
     )
+
+
+def add_task_runner(parser: argparse.ArgumentParser) -> None:
+    """Where work on shards is done that needs no Beam."""
+    parser.add_argument(
+        "--runner", help="Beam runner, whose options follow after -- (default: in this process, without Beam)"
+    )

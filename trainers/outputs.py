@@ -54,6 +54,34 @@ def whole_directory(out: Path, marker: str, overwrite: bool = False) -> Iterator
         shutil.rmtree(work, ignore_errors=True)
 
 
+@contextmanager
+def resumable_directory(out: Path, marker: str, key: str) -> Iterator[Path]:
+    """A temporary directory beside `out` that takes its name when the block ends well, or else stays for the next call.
+
+    `key` names all that decides the work, so that only the same work is taken up; what other work for `out` left
+    unfinished goes when this one is finished. A directory in which nothing was left is removed at once.
+
+    Raises:
+        UsageError: `out` is taken (see `check_output`).
+    """
+    check_output(out, marker, overwrite=False)
+    prefix = f".{out.name}.unfinished-"
+    work = out.with_name(prefix + key)
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        yield work
+        check_output(out, marker, overwrite=False)
+        for path in list(work.rglob(".*")):  # Halves of files, of workers that were killed.
+            path.unlink()
+        work.rename(out)
+        for path in out.parent.glob(f"{prefix}*"):
+            shutil.rmtree(path, ignore_errors=True)
+    finally:
+        left = (path for path in work.rglob("*") if path.is_file() and not path.name.startswith("."))
+        if next(left, None) is None:
+            shutil.rmtree(work, ignore_errors=True)
+
+
 def _umask() -> int:
     """The process's umask, which can only be read by setting it."""
     mask = os.umask(0o022)

@@ -4,22 +4,22 @@ A prediction directory holds
 
 | file | content |
 |---|---|
-| `predictions.parquet` | one row per image, also where nothing was detected: `image_id`, `run_id`, `boxes` (M x 4 float32 xyxy px of the original image), `scores` (M float32), `category_ids` (M int64, contiguous) |
+| `predictions.parquet/` | one row per image, a file for each shard (see `trainers.prediction_parts`) |
 | `coco_results.json` | the same detections as COCO results: source ids of the classes, xywh px |
 | `predictions.json` | which run, which dataset (by fingerprint), which split, the classes, counts |
-"""  # noqa: E501
+
+`pyarrow.parquet.read_table`, pandas and DuckDB read the directory of Parquet files as one table. Until format version 1
+it was one file, which is read as well.
+"""
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Any
 
 from dataflow.boxes import xyxy_to_coco
 from dataflow.errors import DataRefusedError, UsageError
@@ -27,21 +27,11 @@ from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories, Predictions, RecordError
 from dataflow.registration import Method
 from trainers.outputs import whole_directory
+from trainers.prediction_parts import TABLE, Part, PartWriter, checked, names, part_path, rows, table_files
 
-TABLE = "predictions.parquet"
 COCO_RESULTS = "coco_results.json"
 DESCRIPTION = "predictions.json"
-FORMAT_VERSION = 1
-_ROWS_PER_GROUP = 1024
-_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("run_id", pa.string()),
-        ("boxes", pa.list_(pa.list_(pa.float32(), 4))),
-        ("scores", pa.list_(pa.float32())),
-        ("category_ids", pa.list_(pa.int64())),
-    ]
-)
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +83,8 @@ def collect_predictions(
     Raises:
         DataRefusedError: see `write_predictions`.
     """
-    image_ids = [record.image_id for record in dataset.records(split)]
-    checked = _checked(predictions, run_id, image_ids, len(dataset.categories))
-    by_image = {p.image_id: p for p in checked}
+    image_ids = [image_id for shard in dataset.shards(split) for image_id, _ in dataset.shard_ids(shard)]
+    by_image = {p.image_id: p for p in checked(predictions, run_id, image_ids, len(dataset.categories))}
     return PredictionSet(run_id, dataset.name, dataset.fingerprint, split, dataset.categories, by_image)
 
 
@@ -116,29 +105,40 @@ def write_predictions(
         DataRefusedError: an image is unknown, predicted twice or left out, a class id names no class, or a
             detection comes from another run.
     """
-    names = [(record.image_id, record.source_id) for record in dataset.records(dataset.check_split(split))]
-    coco_ids = coco_image_ids(names)
-    categories = dataset.categories
-    images = detections = 0
+    names = dict(name for shard in dataset.shards(split) for name in dataset.shard_ids(shard))
+    of = {"run_id": run_id, "fingerprint": dataset.fingerprint, "split": split, "align": align}
     with whole_directory(out, DESCRIPTION, overwrite) as work:
-        with (
-            pq.ParquetWriter(work / TABLE, _SCHEMA, compression="zstd") as table,
-            (work / COCO_RESULTS).open("w", encoding="utf-8") as results,
-        ):
-            results.write("[")
-            group: list[Predictions] = []
-            for item in _checked(predictions, run_id, list(coco_ids), len(categories)):
-                _write_results(results, item, coco_ids[item.image_id], categories, first=detections == 0)
-                images, detections = images + 1, detections + len(item)
-                group.append(item)
-                if len(group) == _ROWS_PER_GROUP:
-                    table.write_table(_to_table(group))
-                    group.clear()
-            table.write_table(_to_table(group))
-            results.write("\n]\n")
-        more = {"images": images, "detections": detections, "align": align}
-        _write_description(work, run_id, dataset, split, more)
-    return PredictionSummary(out, run_id, images, detections)
+        (work / TABLE).mkdir()
+        with PartWriter(part_path(work / TABLE, 0, 1), names) as writer:
+            for item in checked(predictions, run_id, list(names), len(dataset.categories)):
+                writer.add(item)
+            part = writer.close(of)
+        finish_predictions(work, [part], dataset)
+    return PredictionSummary(out, run_id, part.images, part.detections)
+
+
+def finish_predictions(work: Path, parts: Sequence[Part], dataset: PreparedDataset) -> None:
+    """Write what goes beside the parts in the directory `work`: `coco_results.json` and `predictions.json`.
+
+    Raises:
+        DataRefusedError: two shards have an image in common.
+    """
+    files = table_files(work / TABLE)
+    named = [name for file in files for name in names(file)]
+    coco_ids = coco_image_ids(named)
+    if len(coco_ids) < len(named):
+        twice, _ = Counter(image for image, _ in named).most_common(1)[0]
+        raise DataRefusedError(f"image {twice!r} is in {dataset.path} twice", "give each image an id of its own")
+    with (work / COCO_RESULTS).open("w", encoding="utf-8") as results:
+        results.write("[")
+        comma = ""
+        for file in files:
+            for item in rows(file):
+                for result in _coco_results(item, coco_ids[item.image_id], dataset.categories):
+                    results.write(f"{comma}\n{result}")
+                    comma = ","
+        results.write("\n]\n")
+    _write_description(work, parts, dataset)
 
 
 def read_predictions(path: Path) -> PredictionSet:
@@ -149,7 +149,7 @@ def read_predictions(path: Path) -> PredictionSet:
         DataRefusedError: its files are damaged or do not belong together.
     """
     path = Path(path)
-    if not (path / DESCRIPTION).is_file() or not (path / TABLE).is_file():
+    if not (path / DESCRIPTION).is_file() or not (path / TABLE).exists():
         what = "holds no predictions" if path.is_dir() else "is no directory"
         raise UsageError(f"{path} {what}", "give a directory that `shardbox predict` wrote")
     try:
@@ -158,22 +158,22 @@ def read_predictions(path: Path) -> PredictionSet:
         categories = Categories(
             tuple(entry["name"] for entry in listed), tuple(int(entry["source_id"]) for entry in listed)
         )
-        rows = list(_from_table(pq.read_table(path / TABLE, schema=_SCHEMA)))
+        found = [row for file in table_files(path / TABLE) for row in rows(file)]
         read = PredictionSet(
             run_id=description["run_id"],
             dataset=description["dataset"],
             fingerprint=description["fingerprint"],
             split=description["split"],
             categories=categories,
-            by_image={row.image_id: row for row in rows},
+            by_image={row.image_id: row for row in found},
             align=description.get("align", "none"),
         )
         counted = (description["images"], description["detections"])
-    except (pa.ArrowException, OSError, KeyError, TypeError, json.JSONDecodeError, RecordError) as error:
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, RecordError) as error:
         raise DataRefusedError(f"{path} is damaged ({error})", "run `shardbox predict` again") from error
-    if (len(read.by_image), read.detections) != counted or len(rows) != len(read.by_image):
+    if (len(read.by_image), read.detections) != counted or len(found) != len(read.by_image):
         raise DataRefusedError(
-            f"{path}: {TABLE} has {len(rows)} images and {read.detections} detections, "
+            f"{path}: {TABLE} has {len(found)} images and {read.detections} detections, "
             f"{DESCRIPTION} says {counted[0]} and {counted[1]}",
             "run `shardbox predict` again",
         )
@@ -198,98 +198,36 @@ def _number(text: str) -> int | None:
     return int(text) if plain else None
 
 
-def _checked(
-    predictions: Iterable[Predictions], run_id: str, image_ids: Sequence[str], n_categories: int
-) -> Iterator[Predictions]:
-    """The predictions as they come, refused as `write_predictions` says."""
-    known, seen = set(image_ids), set[str]()
-    for item in predictions:
-        name = f"predictions of run {run_id!r}: image {item.image_id!r}"
-        if item.image_id not in known:
-            raise DataRefusedError(f"{name} is not in the split", "predict the split that is named")
-        if item.image_id in seen:
-            raise DataRefusedError(f"{name} comes twice", "give one `Predictions` per image")
-        if item.run_id != run_id:
-            raise DataRefusedError(f"{name} is of run {item.run_id!r}", "write each run by itself")
-        if len(item) and not 0 <= item.category_ids.min() <= item.category_ids.max() < n_categories:
-            raise DataRefusedError(
-                f"{name} has class ids {sorted(set(item.category_ids.tolist()))}",
-                f"use contiguous ids, 0 to {n_categories - 1}",
-            )
-        seen.add(item.image_id)
-        yield item
-    missing = [image for image in image_ids if image not in seen]
-    if missing:
-        raise DataRefusedError(
-            f"predictions of run {run_id!r} leave out {len(missing)} of {len(known)} images, such as {missing[0]!r}",
-            "give a `Predictions` without boxes for an image in which nothing was detected",
-        )
-
-
-def _write_results(file: IO[str], item: Predictions, image_id: int | str, categories: Categories, first: bool) -> None:
-    """Append the detections of one image to an open JSON list."""
-    rows = zip(item.category_ids.tolist(), xyxy_to_coco(item.boxes).tolist(), item.scores.tolist(), strict=True)
-    for category, box, score in rows:
+def _coco_results(item: Predictions, image_id: int | str, categories: Categories) -> Iterator[str]:
+    """The detections of one image as JSON."""
+    found = zip(item.category_ids.tolist(), xyxy_to_coco(item.boxes).tolist(), item.scores.tolist(), strict=True)
+    for category, box, score in found:
         result = {
             "image_id": image_id,
             "category_id": categories.source_ids[category],
             "bbox": box,
             "score": score,
         }
-        file.write(("\n" if first else ",\n") + json.dumps(result, ensure_ascii=False))
-        first = False
+        yield json.dumps(result, ensure_ascii=False)
 
 
-def _write_description(
-    work: Path, run_id: str, dataset: PreparedDataset, split: str, more: Mapping[str, int | str]
-) -> None:
+def _write_description(work: Path, parts: Sequence[Part], dataset: PreparedDataset) -> None:
+    of, categories = parts[0].of, dataset.categories
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "run_id": run_id,
+        "run_id": of["run_id"],
         "dataset": dataset.name,
         "fingerprint": dataset.fingerprint,
-        "split": split,
+        "split": of["split"],
         "categories": [
             {"id": index, "name": name, "source_id": source}
-            for index, (name, source) in enumerate(
-                zip(dataset.categories.names, dataset.categories.source_ids, strict=True)
-            )
+            for index, (name, source) in enumerate(zip(categories.names, categories.source_ids, strict=True))
         ],
-        **more,
+        "images": sum(part.images for part in parts),
+        "detections": sum(part.detections for part in parts),
+        "align": of["align"],
+        "images_damaged": sum(len(part.damaged) for part in parts),
+        "pairs_unaligned": sum(len(part.refused) for part in parts),
     }
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     (work / DESCRIPTION).write_text(text, encoding="utf-8")
-
-
-def _to_table(items: Sequence[Predictions]) -> pa.Table:
-    """One row per image."""
-    offsets = pa.array(np.cumsum([0, *(len(item) for item in items)], dtype=np.int32))
-
-    def flat(name: str, width: int, dtype: Any) -> Any:
-        parts = [getattr(item, name).reshape(-1) for item in items] + [np.zeros(0, dtype)]
-        values = pa.array(np.concatenate(parts).astype(dtype))
-        return values if width == 1 else pa.FixedSizeListArray.from_arrays(values, width)
-
-    return pa.Table.from_arrays(
-        [
-            pa.array([item.image_id for item in items], pa.string()),
-            pa.array([item.run_id for item in items], pa.string()),
-            pa.ListArray.from_arrays(offsets, flat("boxes", 4, np.float32)),
-            pa.ListArray.from_arrays(offsets, flat("scores", 1, np.float32)),
-            pa.ListArray.from_arrays(offsets, flat("category_ids", 1, np.int64)),
-        ],
-        schema=_SCHEMA,
-    )
-
-
-def _from_table(table: pa.Table) -> Iterator[Predictions]:
-    for batch in table.to_batches():
-        columns = [batch.column(name) for name in ("boxes", "scores", "category_ids")]
-        bounds = [column.offsets.to_numpy() for column in columns]
-        boxes = columns[0].values.values.to_numpy().reshape(-1, 4)
-        scores, category_ids = (column.values.to_numpy() for column in columns[1:])
-        for row, (image_id, run_id) in enumerate(
-            zip(batch.column("image_id").to_pylist(), batch.column("run_id").to_pylist(), strict=True)
-        ):
-            part = [slice(bound[row], bound[row + 1]) for bound in bounds]
-            yield Predictions(image_id, boxes[part[0]], scores[part[1]], category_ids[part[2]], run_id)

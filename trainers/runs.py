@@ -39,7 +39,7 @@ RUN_JSON = "run.json"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 FORMAT_VERSION = 2
-_MODEL_FILES = ("model.safetensors", "preprocessor_config.json", "config.json")
+MODEL_FILES = ("model.safetensors", "preprocessor_config.json", "config.json")
 _ID_LENGTH = 12
 
 
@@ -170,14 +170,14 @@ def save_model(run: Path, model: PreTrainedModel, processor: DetrImageProcessor)
     with quiet_transformers():
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
-    for name in _MODEL_FILES:
+    for name in MODEL_FILES:
         (temporary / name).replace(run / name)
     shutil.rmtree(temporary)
 
 
 def is_finished(run: Path) -> bool:
     """Whether the run has its trained model."""
-    return all((run / name).is_file() for name in _MODEL_FILES)
+    return all((run / name).is_file() for name in MODEL_FILES)
 
 
 @dataclass(frozen=True, eq=False)

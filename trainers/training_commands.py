@@ -79,6 +79,7 @@ def train(arguments: Namespace) -> dict[str, Any]:
 def predict(arguments: Namespace) -> dict[str, Any]:
     """`shardbox predict`: a prepared dataset and a run to predictions."""
     from dataflow.prepared import PreparedDataset
+    from dataflow.shard_tasks import TaskRunner
     from trainers.prediction import predict as predict_split
 
     summary = predict_split(
@@ -87,12 +88,19 @@ def predict(arguments: Namespace) -> dict[str, Any]:
         arguments.out,
         split=arguments.split,
         batch_size=arguments.batch_size,
+        running=TaskRunner(arguments.runner, arguments.runner_arguments),
     )
-    print(f"{summary.detections} detections in {summary.images} images of {arguments.split}")
+    before = f", {summary.images_kept} of them before" if summary.images_kept else ""
+    print(f"{summary.detections} detections in {summary.images} images of {arguments.split}{before}")
+    if summary.images_damaged:
+        print(f"  {summary.images_damaged} images are damaged, and were shown as far as they can be decoded")
+    if summary.pairs_unaligned:
+        print(f"  {summary.pairs_unaligned} pairs could not be aligned, and were shown without change")
     print(f"written: {arguments.out}")
     return {
         "predictions": str(arguments.out),
         "run_id": summary.run_id,
         "images": summary.images,
         "detections": summary.detections,
+        "images_kept": summary.images_kept,
     }

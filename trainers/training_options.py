@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from trainers.options import METHODS, MODES, add_command
+from trainers.options import METHODS, MODES, add_command, add_task_runner
 
 _MODULE = "trainers.training_commands"
 
@@ -67,6 +67,7 @@ def _add_predict(commands: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory for the predictions")
     parser.add_argument("--split", default="validation", help="split to predict (default validation)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at once (default: the recipe's)")
+    add_task_runner(parser)
 
 
 ADD_COMMANDS = (_add_verify_loader, _add_train, _add_predict)

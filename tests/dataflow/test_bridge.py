@@ -83,6 +83,15 @@ class TestEvaluation:
         assert [name for batch in ids(loader(dataset, limit=10)) for name in batch] == every[:10]
         assert len(loader(dataset, limit=1000)) == 6
 
+    def test_a_shard_by_itself(self, dataset: PreparedDataset) -> None:
+        for shard in dataset.shards("train"):
+            expected = [record.image_id for record in dataset.shard_records(shard)]
+            assert [name for batch in ids(loader(dataset, shard=shard.index)) for name in batch] == expected
+            ranks = [loader(dataset, shard=shard.index, rank=rank, world_size=2) for rank in range(2)]
+            assert [name for one in ranks for batch in ids(one) for name in batch] == expected
+        with pytest.raises(UsageError, match="shard 0 for training"):
+            loader(dataset, shard=0, training=True)
+
     def test_nothing_is_mirrored(self, dataset: PreparedDataset) -> None:
         assert [digest(b) for b in loader(dataset, flip=1.0)] == [digest(b) for b in loader(dataset)]
 

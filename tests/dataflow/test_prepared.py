@@ -165,6 +165,13 @@ def test_what_we_read_is_what_was_written(images: PreparedDataset) -> None:
     assert images.categories.source_ids == (3, 13)
 
 
+def test_ids_alone(images: PreparedDataset, pairs: PreparedDataset) -> None:
+    for dataset in (images, pairs):
+        for shard in (shard for split in dataset.splits for shard in dataset.shards(split)):
+            expected = [(record.image_id, record.source_id) for record in dataset.shard_records(shard)]
+            assert list(dataset.shard_ids(shard)) == expected
+
+
 def test_tfds_alone_reads_our_pairs(pairs: PreparedDataset, read_by_tfds: dict[str, Any]) -> None:
     found = read_by_tfds[str(pairs.path)]
     theirs = {example["image/id"].decode(): example for example in found["examples"]["train"]}

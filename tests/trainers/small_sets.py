@@ -11,7 +11,7 @@ from dataflow.images import encode_png
 from dataflow.prepared import MANIFEST, PreparedDataset
 from dataflow.records import Categories, ImageRecord, Objects
 from dataflow.schema import build_features, record_to_example
-from dataflow.shards import Outcome, ShardFormat, ShardKey, fingerprint, split_infos, write_shard
+from dataflow.shards import FileFormat, Outcome, ShardFormat, ShardKey, fingerprint, split_infos, write_shard
 
 TWO_CLASSES = Categories(("red", "green"), (4, 9))
 
@@ -37,16 +37,22 @@ def squares(n: int) -> Iterator[ImageRecord]:
 
 
 def write_dataset(
-    root: Path, splits: Mapping[str, Sequence[ImageRecord]], categories: Categories = TWO_CLASSES
+    root: Path,
+    splits: Mapping[str, Sequence[ImageRecord]],
+    categories: Categories = TWO_CLASSES,
+    shards: int = 1,
+    file_format: FileFormat = "tfrecord",
 ) -> PreparedDataset:
-    """A prepared dataset with one shard per split."""
-    shard_format = ShardFormat("squares", categories, "images")
+    """A prepared dataset with so many shards in each split, of examples in the order given."""
+    shard_format = ShardFormat("squares", categories, "images", file_format)
     directory = root / "squares" / "1.0.0"
     directory.mkdir(parents=True)
     results = []
     for split, records in splits.items():
-        outcomes = (Outcome(record.image_id, record_to_example(record)) for record in records)
-        results.append(write_shard(directory, shard_format, ShardKey(split, 0, 1), outcomes))
+        for index in range(shards):
+            part = records[len(records) * index // shards : len(records) * (index + 1) // shards]
+            outcomes = (Outcome(record.image_id, record_to_example(record)) for record in part)
+            results.append(write_shard(directory, shard_format, ShardKey(split, index, shards), outcomes))
     tfds.folder_dataset.write_metadata(
         data_dir=directory,
         features=build_features(categories, "images"),

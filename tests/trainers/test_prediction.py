@@ -1,6 +1,5 @@
 """Predictions of a run: in pixels of the original images, the same in any batch, and refused where classes differ."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,32 +9,13 @@ import torch
 from dataflow.errors import UsageError
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories, Objects
-from dataflow.resize import ResizePolicy
-from dataflow.view import View
+from tests.trainers.small_runs import write_run
 from tests.trainers.small_sets import square_picture, write_dataset
-from trainers.dense import DenseDetectorConfig, build_dense
 from trainers.detections import Detections
 from trainers.prediction import predict
 from trainers.predictions import read_predictions
-from trainers.recipe import Recipe
-from trainers.runs import describe_run, image_processor, save_model, write_description
 
 SIZES = ((64, 96), (90, 40), (33, 57), (64, 64), (120, 96))
-RECIPE = Recipe(
-    name="tiny",
-    build=partial(
-        build_dense,
-        config=lambda: DenseDetectorConfig(
-            widths=(8, 8, 8, 8), blocks=1, pyramid_channels=32, groups=4, head_convolutions=1, score_threshold=0.0
-        ),
-    ),
-    resize=ResizePolicy(48, 80),
-    batch_size=2,
-    steps=1,
-    learning_rate=1e-3,
-    warm_up_steps=0,
-    view=View("image", None, "none"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +27,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
 
 @pytest.fixture(scope="module")
 def run(dataset: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run as training leaves it, with random weights."""
-    out = tmp_path_factory.mktemp("run")
-    torch.manual_seed(0)
-    model, report = RECIPE.build(dataset.categories, None)
-    with torch.no_grad():
-        for parameter in model.head.parameters():
-            parameter.mul_(10)
-    description = describe_run(dataset, RECIPE, split="train", seed=0, weights=None, weights_identity=report.identity)
-    write_description(out, description)
-    save_model(out, model, image_processor(RECIPE))
-    return out
+    return write_run(tmp_path_factory.mktemp("run"), dataset)
 
 
 def test_every_image_is_predicted_once_in_its_own_pixels(dataset, run: Path, tmp_path: Path):

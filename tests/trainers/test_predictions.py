@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -143,13 +144,43 @@ def test_a_directory_that_is_none(dataset, tmp_path):
         read_predictions(dataset.path)
 
 
-@pytest.mark.parametrize("file", ["predictions.parquet", "predictions.json"])
+PART = "predictions.parquet/part-00000-of-00001.parquet"
+
+
+@pytest.mark.parametrize("file", [PART, "predictions.json"])
 def test_damaged_files_are_refused(dataset, tmp_path, file):
     _write(tmp_path / "out", dataset)
     path: Path = tmp_path / "out" / file
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataRefusedError, match="is damaged"):
         read_predictions(tmp_path / "out")
+
+
+def test_a_part_is_missing(dataset, tmp_path):
+    _write(tmp_path / "out", dataset)
+    part = tmp_path / "out" / PART
+    part.rename(part.with_name("part-00000-of-00002.parquet"))
+    with pytest.raises(DataRefusedError, match="has 1 of its 2 parts"):
+        read_predictions(tmp_path / "out")
+
+
+def test_the_single_file_of_format_version_1_is_read(dataset, tmp_path):
+    """As it was written before there were parts, down to its schema."""
+    _write(tmp_path / "out", dataset)
+    rows = [
+        {"image_id": p.image_id, "run_id": p.run_id, "boxes": p.boxes.tolist(), "scores": p.scores.tolist(),
+         "category_ids": p.category_ids.tolist()} for p in _predictions()
+    ]  # fmt: skip
+    old = tmp_path / "old"
+    old.mkdir()
+    box = pa.list_(pa.float32(), 4)
+    kinds = (pa.string(), pa.string(), pa.list_(box), pa.list_(pa.float32()), pa.list_(pa.int64()))
+    schema = pa.schema(list(zip(("image_id", "run_id", "boxes", "scores", "category_ids"), kinds, strict=True)))
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), old / "predictions.parquet", compression="zstd")
+    description = json.loads((tmp_path / "out" / "predictions.json").read_text()) | {"format_version": 1}
+    del description["images_damaged"], description["pairs_unaligned"]
+    (old / "predictions.json").write_text(json.dumps(description))
+    assert read_predictions(old).digest == read_predictions(tmp_path / "out").digest
 
 
 def test_files_that_do_not_belong_together_are_refused(dataset, tmp_path):

@@ -1,4 +1,4 @@
-"""How good predictions are: COCO's figures, per class, over IoU and score, and where the errors are."""
+"""How good predictions are: COCO's figures, per class, over IoU and score, in parts, and where the errors are."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -11,49 +11,43 @@ from dataflow.errors import DataRefusedError, UsageError
 from dataflow.frame import Frame
 from dataflow.images import decode_rgb
 from dataflow.prepared import PreparedDataset
-from dataflow.records import Change, ImageRecord
+from dataflow.records import FramePair, ImageRecord
 from dataflow.registration import AlignmentError, Method
+from trainers.bootstrap import intervals
+from trainers.breakdown import Breakdown, break_down
 from trainers.coco_figures import mean_or_none
+from trainers.confusion import Confusion, confuse
+from trainers.curves import (
+    Calibration,
+    Curves,
+    OperatingPoint,
+    Sweep,
+    Tally,
+    best_points,
+    calibrate,
+    draw_curves,
+    tally,
+)
+from trainers.error_counts import Errors, count_errors
 from trainers.error_types import ErrorAnalysis, analyse_errors
+from trainers.frames import dataset_kind
 from trainers.image_costs import rank_images
-from trainers.matching import ImageMatches, Matching, Verdict, match
-from trainers.overlaps import Flags, Floats
+from trainers.matching import ImageMatches, Matching, match
+from trainers.overlaps import Floats
 from trainers.predictions import PredictionSet, coco_image_ids
+from trainers.score_checks import warnings
 
-SWEEP_SCORES = np.linspace(0.0, 0.95, 20)
-_CURVE_SCORES = np.linspace(0.0, 1.0, 101)
-_IOU_50, _IOU_75 = 0, 5
+_IOU_50 = 0
 # Images with most errors, whose costs are worked out: what is beyond costs little, and takes its time.
 _WEIGHED = 2000
 
 
 @dataclass(frozen=True, eq=False)
-class Sweep:
-    """Precision, recall and F1 of all classes together, (T, S) each by `ious` (T,) and lowest score `scores` (S,).
-
-    NaN where undefined: precision without detections, recall without objects, F1 without either.
-    """
-
-    ious: Floats
-    scores: Floats
-    precision: Floats
-    recall: Floats
-    f1: Floats
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """The lowest score at which F1 is best (`score` is None where there are no detections), at IoU 0.5."""
-
-    score: float | None
-    precision: float | None
-    recall: float | None
-    f1: float | None
-
-
-@dataclass(frozen=True)
 class ClassFigures:
-    """The figures of one class; None where it has no objects. `best` is its own operating point."""
+    """The figures of one class; None where it has no objects. `best` is its own operating point.
+
+    `precision` (T, 101) is over recall by IoU, -1 without objects; `sweep` over IoU and score.
+    """
 
     name: str
     truths: int
@@ -62,38 +56,9 @@ class ClassFigures:
     ap: float | None
     ap50: float | None
     best: OperatingPoint
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Right, wrong and missed at one IoU and score."""
-
-    tp: int
-    fp: int
-    fn: int
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Counts at IoU `iou` and lowest score `score`: by class, by change (found and all objects), by image."""
-
-    iou: float
-    score: float
-    total: Counts
-    by_class: Mapping[str, Counts]
-    by_change: Mapping[str, tuple[int, int]]
-    """(found, all) objects by what happened to them; empty unless the dataset has before/after pairs."""
-    ranked_images: tuple[tuple[str, Counts], ...]
-    """All images, most errors first; ties by id."""
-
-
-@dataclass(frozen=True, eq=False)
-class Curves:
-    """Precision (101,) over recall 0.00 to 1.00 by IoU, mean of the classes; and a fine sweep at IoU 0.5."""
-
-    recall: Floats
-    precision: Mapping[str, Floats]
-    by_score: Sweep
+    precision: Floats
+    sweep: Sweep
+    calibration: Calibration
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,13 +72,20 @@ class Evaluation:
     category_names: tuple[str, ...]
     figures: Mapping[str, float | None]
     """COCO's twelve; None means that nothing in the split is of that kind."""
+    intervals: Mapping[str, tuple[float, float]]
+    """95 % intervals of `AP`, `AP50`, `AP75`, and of `precision`, `recall` and `f1` at `errors.score`."""
+    warnings: tuple[str, ...]
+    """Sentences on what makes the figures say less than they seem to."""
     per_class: tuple[ClassFigures, ...]
     best: OperatingPoint
     sweep: Sweep
     curves: Curves
+    calibration: Calibration
+    confusion: Confusion
+    breakdown: Breakdown
     errors: Errors
     error_types: ErrorAnalysis
-    """What kind each error is, what each kind costs, and which images cost most; of these at most `_WEIGHED`."""
+    """What kind each error is, what each kind costs, and which images cost most: of the 2,000 with most errors."""
     matching: Matching
     matches: Mapping[str, ImageMatches]
     """What became of every box at IoU 0.5, by image id; `at_score(errors.score)` gives what `errors` counts."""
@@ -129,17 +101,17 @@ def evaluate(dataset: PreparedDataset, predictions: PredictionSet, split: str) -
         UsageError: there is no such split, or the predictions are of another dataset or split.
         DataRefusedError: the predictions lack images of the split, or have others.
     """
-    truths = _read_truths(dataset, split, predictions.align)
+    truths, alignment = _read_truths(dataset, split, predictions.align)
     _check_compared(dataset, predictions, split, [record.image_id for record in truths])
-    matching = match(truths, predictions.by_image, len(dataset.categories))
-    counted = _counted_truths(matching)
-    best = _best_point(matching, np.ones(len(matching.detections.image), np.bool_), int(counted.sum()))
+    names = dataset.categories.names
+    matching = match(truths, predictions.by_image, len(names))
     matches = matching.by_image()
     by_id = {record.image_id: record for record in truths}
-    names = dataset.categories.names
+    best, best_of_class = best_points(matching)
+    tallied = tally(matching)
     score = best.score if best.score is not None else 0.0
-    has_changes = dataset.layout.is_ours and dataset.layout.kind != "images"
-    errors = _errors(matching, matches, by_id, names, score=score, has_changes=has_changes)
+    has_changes = dataset_kind(dataset.layout) != "images"
+    errors = count_errors(matching, matches, by_id, names, score=score, has_changes=has_changes)
     worst = [image for image, counts in errors.ranked_images[:_WEIGHED] if counts.fp + counts.fn]
     return Evaluation(
         dataset=dataset.name,
@@ -148,10 +120,15 @@ def evaluate(dataset: PreparedDataset, predictions: PredictionSet, split: str) -
         run_id=predictions.run_id,
         category_names=names,
         figures=matching.figures,
-        per_class=tuple(_class_figures(matching, index, name) for index, name in enumerate(names)),
+        intervals=intervals(matching, score),
+        warnings=warnings(matching, names),
+        per_class=_class_figures(matching, names, tallied, best_of_class),
         best=best,
-        sweep=_sweep(matching, slice(None), SWEEP_SCORES),
-        curves=_curves(matching),
+        sweep=tallied.of_all(),
+        curves=draw_curves(matching),
+        calibration=calibrate(matching),
+        confusion=confuse(matching, names, score),
+        breakdown=break_down(matching, by_id, alignment, score),
         errors=errors,
         error_types=analyse_errors(matching, score, rank_images(matching, worst), {}),
         matching=matching,
@@ -161,27 +138,47 @@ def evaluate(dataset: PreparedDataset, predictions: PredictionSet, split: str) -
     )
 
 
-def _read_truths(dataset: PreparedDataset, split: str, align: Method) -> list[ImageRecord]:
-    """The images of a split without their bytes, in the order of COCO's image ids, which settles ties."""
-    records = [replace(record, image=b"") for record in _truths(dataset, dataset.check_split(split), align)]
+def _read_truths(dataset: PreparedDataset, split: str, align: Method) -> tuple[list[ImageRecord], dict[str, float]]:
+    """The images of a split without their bytes, in the order of COCO's image ids, which settles ties.
+
+    And the scores of the alignments of pairs whose frames were aligned, by image id.
+    """
+    records, alignment = [], {}
+    for record, score in _truths(dataset, dataset.check_split(split), align):
+        records.append(replace(record, image=b""))
+        if score is not None:
+            alignment[record.image_id] = score
     order = coco_image_ids([(record.image_id, record.source_id) for record in records])
     numbers = {image: value for image, value in order.items() if isinstance(value, int)}
-    return sorted(records, key=lambda record: (numbers.get(record.image_id, 0), record.image_id))
+    if all(score == 1.0 for score in alignment.values()):  # What a pair has that was never aligned.
+        alignment.clear()
+    return sorted(records, key=lambda record: (numbers.get(record.image_id, 0), record.image_id)), alignment
 
 
-def _truths(dataset: PreparedDataset, split: str, align: Method) -> Iterator[ImageRecord]:
-    """The images of a split; where frames were aligned to predict, with old places where the after frame has them."""
-    if align == "none":
-        yield from dataset.records(split)
+def _truths(dataset: PreparedDataset, split: str, align: Method) -> Iterator[tuple[ImageRecord, float | None]]:
+    """The images of a split with the scores of their alignments, if they were aligned before or to be predicted.
+
+    In the latter case old places are where the after frame has them.
+    """
+    if dataset_kind(dataset.layout) == "images":
+        yield from ((record, None) for record in dataset.records(split))
         return
     for pair in dataset.pairs(split):
-        before, after = (decode_rgb(frame.image, frame.orientation) for frame in (pair.before, pair.after))
-        objects = pair.objects
-        if objects.in_before.any():
-            with suppress(AlignmentError):  # Nothing was predicted in it.
-                aligned = align_pair(Frame(before), Frame(after), align)
-                objects = carry_objects(objects, aligned.alignment.homography, aligned.size)
-        yield replace(pair.after, image_id=pair.pair_id, objects=objects)
+        record = replace(pair.after, image_id=pair.pair_id, objects=pair.objects)
+        if align == "none":
+            yield record, pair.alignment_score
+        else:
+            yield _aligned_truth(pair, record, align)
+
+
+def _aligned_truth(pair: FramePair, record: ImageRecord, align: Method) -> tuple[ImageRecord, float | None]:
+    """What `_truths` yields of a pair that was aligned to be predicted."""
+    before, after = (decode_rgb(frame.image, frame.orientation) for frame in (pair.before, pair.after))
+    with suppress(AlignmentError):  # Nothing was predicted in it.
+        aligned = align_pair(Frame(before), Frame(after), align)
+        objects = carry_objects(pair.objects, aligned.alignment.homography, aligned.size)
+        return replace(record, objects=objects), aligned.alignment.score
+    return record, None
 
 
 def _check_compared(dataset: PreparedDataset, predictions: PredictionSet, split: str, image_ids: Sequence[str]) -> None:
@@ -209,122 +206,23 @@ def _check_compared(dataset: PreparedDataset, predictions: PredictionSet, split:
             )
 
 
-def _counted_truths(matching: Matching) -> Flags:
-    """(G,): objects that count, all but crowd regions."""
-    return ~matching.crowd
-
-
-def _class_figures(matching: Matching, index: int, name: str) -> ClassFigures:
-    chosen = matching.detections.category == index
-    own = matching.objects.category == index
-    truths = int((own & ~matching.crowd).sum())
-    return ClassFigures(
-        name=name,
-        truths=truths,
-        crowd=int((own & matching.crowd).sum()),
-        detections=int(chosen.sum()),
-        ap=mean_or_none(matching.precision[:, :, index]),
-        ap50=mean_or_none(matching.precision[_IOU_50, :, index]),
-        best=_best_point(matching, chosen, truths),
+def _class_figures(
+    matching: Matching, names: Sequence[str], tallied: Tally, best: Sequence[OperatingPoint]
+) -> tuple[ClassFigures, ...]:
+    crowd = np.bincount(matching.objects.category[matching.crowd], minlength=len(names))
+    detections = np.bincount(matching.detections.category, minlength=len(names))
+    return tuple(
+        ClassFigures(
+            name=name,
+            truths=int(matching.truths[index]),
+            crowd=int(crowd[index]),
+            detections=int(detections[index]),
+            ap=mean_or_none(matching.precision[:, :, index]),
+            ap50=mean_or_none(matching.precision[_IOU_50, :, index]),
+            best=best[index],
+            precision=matching.precision[:, :, index],
+            sweep=tallied.of_class(index),
+            calibration=calibrate(matching, index),
+        )
+        for index, name in enumerate(names)
     )
-
-
-def _best_point(matching: Matching, chosen: Flags, truths: int) -> OperatingPoint:
-    """Where F1 = 2 TP / (2 TP + FP + FN) is highest at IoU 0.5, over all cuts between different scores."""
-    order = np.argsort(-matching.scores[chosen], kind="stable")
-    scores = matching.scores[chosen][order]
-    tp = np.cumsum(matching.right[_IOU_50, chosen][order])
-    fp = np.cumsum(matching.wrong[_IOU_50, chosen][order])
-    # Equal scores cannot be told apart by a cut: only the last of each may be one.
-    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)) if len(scores) else np.zeros(0, np.int64)
-    counted = last[tp[last] + fp[last] > 0]
-    if truths == 0:
-        return OperatingPoint(None, None, None, None)
-    if not len(counted):
-        return OperatingPoint(None, None, 0.0, 0.0)
-    f1 = 2 * tp[counted] / (tp[counted] + fp[counted] + truths)
-    at = counted[int(np.argmax(f1))]
-    precision, recall = tp[at] / (tp[at] + fp[at]), tp[at] / truths
-    return OperatingPoint(float(scores[at]), float(precision), float(recall), float(f1.max()))
-
-
-def _sweep(matching: Matching, ious: slice, scores: Floats) -> Sweep:
-    """All cells from one matching: sorted by score, a cut is a prefix, and its counts a place in running sums.
-
-    Scores are float32, so the cuts are compared as float32: a detection scored 0.35 passes the cut 0.35.
-    """
-    order = np.argsort(-matching.scores, kind="stable")
-    cuts = scores.astype(np.float32)
-    kept = np.searchsorted(-matching.scores[order], -cuts, side="right")
-    start = np.zeros((len(matching.thresholds[ious]), 1), np.int64)
-    tp, fp = (
-        np.concatenate([start, np.cumsum(flags[ious][:, order], axis=1)], axis=1)[:, kept].astype(np.float64)
-        for flags in (matching.right, matching.wrong)
-    )
-    truths = float(_counted_truths(matching).sum())
-    return Sweep(
-        ious=matching.thresholds[ious],
-        scores=scores,
-        precision=_ratio(tp, tp + fp),
-        recall=_ratio(tp, np.full_like(tp, truths)),
-        f1=_ratio(2 * tp, tp + fp + truths),
-    )
-
-
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
-
-
-def _curves(matching: Matching) -> Curves:
-    """COCO's interpolated precision over recall, mean of the classes that have objects."""
-    known = matching.precision[:, :, (matching.precision > -1).all(axis=(0, 1))]
-    mean: Floats = known.mean(axis=2) if known.size else np.full(known.shape[:-1], np.nan)
-    return Curves(
-        recall=np.linspace(0.0, 1.0, mean.shape[1]),
-        precision={"0.50": mean[_IOU_50], "0.75": mean[_IOU_75], "0.50:0.95": mean.mean(axis=0)},
-        by_score=_sweep(matching, slice(_IOU_50, _IOU_50 + 1), _CURVE_SCORES),
-    )
-
-
-def _errors(
-    matching: Matching,
-    matches: Mapping[str, ImageMatches],
-    truths: Mapping[str, ImageRecord],
-    names: Sequence[str],
-    *,
-    score: float,
-    has_changes: bool,
-) -> Errors:
-    """What is right, wrong and missed at IoU 0.5 among the detections of at least `score`."""
-    kept = matching.scores >= np.float32(score)
-    right, wrong = matching.right[_IOU_50] & kept, matching.wrong[_IOU_50] & kept
-    tp, fp = (np.bincount(matching.detections.category[flags], minlength=len(names)) for flags in (right, wrong))
-    objects = np.bincount(matching.objects.category[_counted_truths(matching)], minlength=len(names))
-    by_class = {name: Counts(int(tp[i]), int(fp[i]), int(objects[i] - tp[i])) for i, name in enumerate(names)}
-    cut = {image: result.at_score(score) for image, result in matches.items()}
-    by_image = [
-        (image, Counts(*(result.count(verdict) for verdict in (Verdict.TP, Verdict.FP, Verdict.FN))))
-        for image, result in cut.items()
-    ]
-    return Errors(
-        iou=float(matching.thresholds[_IOU_50]),
-        score=score,
-        total=Counts(int(tp.sum()), int(fp.sum()), int(objects.sum() - tp.sum())),
-        by_class=by_class,
-        by_change=_by_change(cut, truths) if has_changes else {},
-        ranked_images=tuple(sorted(by_image, key=lambda item: (-item[1].fp - item[1].fn, item[0]))),
-    )
-
-
-def _by_change(matches: Mapping[str, ImageMatches], truths: Mapping[str, ImageRecord]) -> dict[str, tuple[int, int]]:
-    """(found, all) objects by what happened to them, crowd regions left out."""
-    counts = {change: [0, 0] for change in Change}
-    for image, result in matches.items():
-        changes = truths[image].objects.changes
-        if changes is None:
-            continue
-        for change, verdict in zip(changes.tolist(), result.object_verdicts.tolist(), strict=True):
-            if verdict != Verdict.IGNORED:
-                counts[Change(change)][0] += verdict == Verdict.TP
-                counts[Change(change)][1] += 1
-    return {change.name.lower(): (found, total) for change, (found, total) in counts.items() if total}

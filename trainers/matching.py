@@ -8,6 +8,7 @@ every score cut is a prefix of one matching.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -106,18 +107,18 @@ class Matching:
         """(T, K): at 100 detections, objects of all sizes; -1 where a class has none."""
         return self.accumulated.recall[..., _ALL_AREAS]
 
-    @property
+    @cached_property
     def truths(self) -> Ints:
         """(K,) objects of each class that count."""
         counted = self.objects.category[~self.crowd]
         return np.bincount(counted, minlength=self.precision.shape[2])
 
-    @property
+    @cached_property
     def right(self) -> Flags:
         """(T, P): the detection is a true positive."""
         return (self.found >= 0) & ~self.ignored
 
-    @property
+    @cached_property
     def wrong(self) -> Flags:
         """(T, P): the detection is a false positive."""
         return (self.found < 0) & ~self.ignored

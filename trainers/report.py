@@ -12,7 +12,8 @@ import numpy as np
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Predictions
 from trainers.charts import PALETTE_DARK, PALETTE_LIGHT, STYLE, Chart, draw, legend, standalone
-from trainers.evaluation import ClassFigures, Counts, Evaluation
+from trainers.error_counts import Counts
+from trainers.evaluation import ClassFigures, Evaluation
 from trainers.outputs import whole_directory
 from trainers.overlaps import Floats
 from trainers.pictures import Panel, draw_panel, read_panels

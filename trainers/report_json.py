@@ -5,7 +5,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainers.evaluation import ClassFigures, Counts, Errors, Evaluation, OperatingPoint, Sweep
+from trainers.breakdown import Part
+from trainers.confusion import Confusion
+from trainers.curves import Calibration, OperatingPoint, Sweep
+from trainers.error_counts import Counts, Errors
+from trainers.error_types import ErrorAnalysis
+from trainers.evaluation import ClassFigures, Evaluation
 
 _WORST = 100
 
@@ -30,6 +35,8 @@ def report_json(evaluation: Evaluation) -> dict[str, Any]:
             },
         },
         **evaluation.figures,
+        "intervals": {name: list(interval) for name, interval in evaluation.intervals.items()},
+        "warnings": list(evaluation.warnings),
         "best": _point_json(evaluation.best),
         "per_class": [_class_json(figures) for figures in evaluation.per_class],
         "sweep": _sweep_json(evaluation.sweep),
@@ -38,7 +45,14 @@ def report_json(evaluation: Evaluation) -> dict[str, Any]:
             "precision": {iou: _numbers(values) for iou, values in evaluation.curves.precision.items()},
             "by_score": _sweep_json(evaluation.curves.by_score),
         },
+        "calibration": _calibration_json(evaluation.calibration),
+        "confusion": _confusion_json(evaluation.confusion),
+        "breakdown": {
+            name: [_part_json(part) for part in getattr(evaluation.breakdown, name)]
+            for name in ("by_size", "by_change", "by_alignment", "by_scene")
+        },
         "errors": _errors_json(evaluation.errors),
+        "error_types": _error_types_json(evaluation.error_types),
     }
 
 
@@ -62,6 +76,55 @@ def _class_json(figures: ClassFigures) -> dict[str, Any]:
         "AP": figures.ap,
         "AP50": figures.ap50,
         "best": _point_json(figures.best),
+        "precision": {"0.50": _curve(figures.precision[0]), "0.50:0.95": _curve(figures.precision.mean(axis=0))},
+        "sweep": _sweep_json(figures.sweep),
+        "calibration_error": figures.calibration.error,
+    }
+
+
+def _curve(precision: npt.NDArray[Any]) -> Any:
+    """Precision over recall, None for a class without objects."""
+    return None if (precision < 0).any() else _numbers(precision)
+
+
+def _calibration_json(calibration: Calibration) -> dict[str, Any]:
+    bins = {name: _numbers(getattr(calibration, name)) for name in ("edges", "scores", "precision")}
+    return {**bins, "counts": calibration.counts.tolist(), "error": calibration.error}
+
+
+def _confusion_json(confusion: Confusion) -> dict[str, Any]:
+    """Only cells that are not 0: of many classes most are."""
+    cells = [
+        {
+            "object": confusion.names[row],
+            "detected_as": confusion.names[column],
+            "count": int(confusion.counts[row, column]),
+        }
+        for row, column in zip(*np.nonzero(confusion.counts), strict=True)
+    ]
+    return {"score": confusion.score, "cells": sorted(cells, key=lambda cell: -cell["count"])}
+
+
+def _part_json(part: Part) -> dict[str, Any]:
+    return {
+        "name": part.name,
+        "images": part.images,
+        "tp": part.tp,
+        "fp": part.fp,
+        "fn": part.fn,
+        "precision": part.precision,
+        "recall": part.recall,
+        "AP50": part.ap50,
+    }
+
+
+def _error_types_json(analysis: ErrorAnalysis) -> dict[str, Any]:
+    return {
+        "types": {name: {"count": count, "AP50_cost": analysis.cost[name]} for name, count in analysis.counts.items()},
+        "false_positives_AP50_cost": analysis.false_positives,
+        "false_negatives_AP50_cost": analysis.false_negatives,
+        "causes": dict(analysis.causes),
+        "costliest_images": [{"image_id": image, "AP50_cost": cost} for image, cost in analysis.ranked[:_WORST]],
     }
 
 

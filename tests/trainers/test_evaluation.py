@@ -14,7 +14,8 @@ from dataflow.boxes import pairwise_iou, xyxy_to_coco
 from dataflow.errors import DataRefusedError, UsageError
 from dataflow.records import Change, Objects, Predictions, no_objects
 from trainers.coco_figures import FIGURES
-from trainers.evaluation import SWEEP_SCORES, OperatingPoint, evaluate
+from trainers.curves import SWEEP_SCORES, OperatingPoint
+from trainers.evaluation import evaluate
 from trainers.matching import Verdict
 from trainers.predictions import collect_predictions, write_predictions
 from trainers.report_json import report_json

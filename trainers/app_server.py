@@ -1,30 +1,15 @@
-"""The App: the view it opens on, the port it listens on, and its end."""
+"""The App: the port it listens on, and its end."""
 
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import psutil
 
 from dataflow.errors import UsageError
 
-CONFIDENT = "confident"
-"""Name of the saved view that the App opens on."""
 _PATIENCE_S = 5.0
-
-
-def save_confident_view(stored: Any, scores: Mapping[str, float]) -> None:
-    """Save the view of a FiftyOne dataset that leaves out detections below a score, by field.
-
-    Average precision wants a hundred detections an image, most of them hopeless; a person looking wants those that
-    count at the score where F1 is best, as the report shows them.
-    """
-    view = stored.view()
-    for field, score in scores.items():
-        view = view.filter_labels(field, {"$gte": ["$$this.confidence", score]}, only_matches=False)
-    stored.save_view(CONFIDENT, view, overwrite=True)
 
 
 def check_port(address: str, port: int) -> None:

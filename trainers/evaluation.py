@@ -92,6 +92,10 @@ class Evaluation:
     truths: Mapping[str, ImageRecord]
     """The images by id, without their bytes."""
     detections: int
+    precision: Floats
+    """(T, 101, K) of `Matching`."""
+    recall: Floats
+    """(T, K) of `Matching`."""
 
 
 def evaluate(dataset: PreparedDataset, predictions: PredictionSet, split: str) -> Evaluation:
@@ -135,6 +139,8 @@ def evaluate(dataset: PreparedDataset, predictions: PredictionSet, split: str) -
         matches=matches,
         truths=by_id,
         detections=predictions.detections,
+        precision=matching.precision,
+        recall=matching.recall,
     )
 
 

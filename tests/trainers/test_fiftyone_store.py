@@ -43,6 +43,12 @@ def stores(fo):
     return fiftyone_store
 
 
+def evaluation_key(field):
+    from trainers import fiftyone_runs
+
+    return fiftyone_runs.evaluation_key(field)
+
+
 def _make(samples, seed=0, images=5, *, crowd=0.0, kind="images", splits=("validation",), **pair_fields):
     rng = np.random.default_rng(seed)
     by_split = {}
@@ -104,7 +110,7 @@ def test_verdicts_are_those_of_fiftyones_own_evaluation(samples, stores, name, t
     field = summary.fields["My run-1"]
     assert field == "pred_my_run_1"
     stored = stores.fo.load_dataset(name)
-    ours, theirs = stores.evaluation_key(field), "theirs"
+    ours, theirs = evaluation_key(field), "theirs"
     results = stored.evaluate_detections(field, "ground_truth", eval_key=theirs, iou=0.5, classwise=True)
     checked = set()
     for side in (field, "ground_truth"):
@@ -131,7 +137,7 @@ def test_crowd_regions_are_ignored_where_fiftyone_counts_them(samples, stores, f
     field = stores.store(dataset, [run], split="validation", name=name, media_dir=tmp_path).fields["My run-1"]
     stored = fo.load_dataset(name)
     stored.evaluate_detections(field, "ground_truth", eval_key="theirs", iou=0.5, classwise=True)
-    ours = stores.evaluation_key(field)
+    ours = evaluation_key(field)
     truth = _labels(stored, "ground_truth")
     ignored = 0
     for label in truth.values():
@@ -244,13 +250,15 @@ def test_run_ids_that_look_alike_get_fields_of_their_own(samples, stores, fo, na
 
 @pytest.mark.parametrize("when", ["first split", "second split", "run"])
 def test_an_interrupted_store_is_finished_by_the_next(samples, stores, into, monkeypatch, when):
+    from trainers import fiftyone_documents, fiftyone_runs, fiftyone_truth
+
     dataset = _make(samples, 9, images=4, kind="pairs", splits=("train", "validation"))
     fo, name = stores.fo, into["name"]
     run = _run(samples, dataset, 1, "r")
     if when != "first split":
         stores.store(dataset, [], split="train", **into)
-    hindered = "_write_run" if when == "run" else "write_media"
-    usual, calls = getattr(stores, hindered), []
+    module, hindered = (fiftyone_runs, "_run_fields") if when == "run" else (fiftyone_truth, "write_media")
+    usual, calls = getattr(module, hindered), []
 
     def interrupted(*args, **kwargs):
         calls.append(args)
@@ -258,10 +266,9 @@ def test_an_interrupted_store_is_finished_by_the_next(samples, stores, into, mon
             raise KeyboardInterrupt
         return usual(*args, **kwargs)
 
-    monkeypatch.setattr(stores, hindered, interrupted)
+    monkeypatch.setattr(module, hindered, interrupted)
     # Small batches, so that some samples are in the database when the store is interrupted.
-    monkeypatch.setattr(fo.config, "default_batcher", "static")
-    monkeypatch.setattr(fo.config, "batcher_static_size", 2)
+    monkeypatch.setattr(fiftyone_documents, "_BATCH", 2)
     with pytest.raises(KeyboardInterrupt):
         stores.store(dataset, [run], split="validation", **into)
     assert fo.load_dataset(name).persistent == (when != "first split")
@@ -333,8 +340,8 @@ def test_colours_tell_right_from_wrong_and_keep_what_a_user_chose(samples, store
 @pytest.mark.parametrize("kind", ["images", "differences"])
 def test_the_view_the_app_opens_on_leaves_out_what_does_not_count(samples, stores, fo, into, kind):
     """Detections below the score of the best F1, and nothing else: no object and no image."""
-    from trainers.app_server import CONFIDENT
     from trainers.evaluation import evaluate
+    from trainers.fiftyone_views import CONFIDENT
 
     dataset = _make(samples, kind=kind)
     run = _run(samples, dataset, 1)

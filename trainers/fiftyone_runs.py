@@ -1,0 +1,188 @@
+"""What a run predicted and what became of every box, in a stored dataset, where FiftyOne's evaluation would put it."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import fiftyone as fo
+import numpy as np
+from fiftyone.utils.eval.coco import COCODetectionResults, COCOEvaluationConfig
+
+from dataflow.prepared import PreparedDataset
+from dataflow.progress import Progress
+from trainers import fiftyone_documents as documents
+from trainers.evaluation import Evaluation
+from trainers.fiftyone_database import GROUND_TRUTH, samples_of, stored_info, update_info
+from trainers.fiftyone_truth import relative_boxes
+from trainers.fiftyone_views import colour
+from trainers.frames import Frame, dataset_kind, examples, without_bytes
+from trainers.matching import ImageMatches, Verdict
+from trainers.predictions import PredictionSet
+
+_FIELD_LENGTH = 48
+_NO_MATCH = ""  # As FiftyOne's own evaluation writes it.
+_NAMES = {verdict: verdict.name.lower() for verdict in Verdict}
+_RECALLS = np.linspace(0.0, 1.0, 101)
+
+
+def evaluation_key(field: str) -> str:
+    """The evaluation key that belongs to a field of detections."""
+    return "eval_" + field.removeprefix("pred_")
+
+
+def add_run(stored: Any, dataset: PreparedDataset, found: PredictionSet, evaluation: Evaluation) -> str:
+    """Write the detections of a run and what became of every box, unless they are there; returns their field."""
+    runs = stored_info(stored)["runs"]
+    field = next((name for name, run in runs.items() if run["run_id"] == found.run_id), None)
+    field = field or _free_field(stored, found.run_id)
+    digests = runs.get(field, {}).get("splits", {})
+    if digests.get(found.split) == found.digest:
+        return field
+    key = evaluation_key(field)
+    run = {"run_id": found.run_id, "evaluation": key, "splits": digests, "score": evaluation.errors.score}
+    update_info(stored, runs={**runs, field: run})  # The field has its owner even if what follows is interrupted.
+    if field not in stored.get_field_schema():
+        stored.add_sample_field(field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    digests = {**digests, found.split: found.digest}
+    # Average precision is of a split; what covers several has none.
+    method = COCOEvaluationConfig(field, GROUND_TRUTH, iou=0.5, classwise=True, compute_mAP=len(digests) == 1).build()
+    method.register_run(stored, key, cleanup=False)
+    method.register_samples(stored, key)
+    _write_split(stored, dataset, field, found, evaluation)
+    stored.reload()
+    _save_results(stored, method, key, evaluation)
+    method.add_fields_to_sidebar_group(stored, key, omit_fields=(field, GROUND_TRUTH))
+    colour(stored, field, key)
+    update_info(stored, runs={**runs, field: run | {"splits": digests}})
+    return field
+
+
+def _free_field(stored: Any, run_id: str) -> str:
+    """A name for a run's field that no other has."""
+    base = "pred_" + (re.sub(r"[^a-z0-9]+", "_", run_id.lower())[:_FIELD_LENGTH].strip("_") or "run")
+    taken = set(stored.get_field_schema())
+    names = (base if i == 1 else f"{base}_{i}" for i in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken)
+
+
+def _frames(dataset: PreparedDataset, split: str, evaluation: Evaluation) -> Mapping[tuple[str, str], Frame]:
+    """The frames of a split without their pictures, by image id and role."""
+    if dataset_kind(dataset.layout) == "images":
+        return {(image_id, "image"): Frame("image", record) for image_id, record in evaluation.truths.items()}
+    return {
+        (example.record.image_id, frame.role): without_bytes(frame)
+        for example in examples(dataset, split)
+        for frame in example.frames
+    }
+
+
+def _write_split(
+    stored: Any, dataset: PreparedDataset, field: str, found: PredictionSet, evaluation: Evaluation
+) -> None:
+    """Set the detections of a run, and the verdicts on them and on the truth, on all samples of its split."""
+    frames = _frames(dataset, found.split, evaluation)
+    progress = Progress(f"{found.run_id} into FiftyOne", len(samples_of(stored, found.split)), "samples")
+    # Labels may have been taken away or added in the App, so objects are known by their number, not their place.
+    wanted = ["image_id", "group.name", *(f"{GROUND_TRUTH}.detections.{name}" for name in ("_id", "object"))]
+    done = 0
+
+    def changes() -> Iterator[tuple[Any, Mapping[str, Any]]]:
+        nonlocal done
+        for document in documents.read(stored, {"split": found.split, "image_id": {"$ne": None}}, wanted):
+            image_id = document["image_id"]
+            frame = frames[image_id, document["group"]["name"] if "group" in document else "image"]
+            yield document["_id"], _run_fields(document, field, found, evaluation.matches[image_id], frame)
+            done += 1
+            progress.update(done)
+
+    documents.update(stored, changes())
+    progress.close(done)
+
+
+def _run_fields(
+    document: documents.Document, field: str, found: PredictionSet, matches: ImageMatches, frame: Frame
+) -> dict[str, Any]:
+    """What to set on a sample: a run's detections, and on both sides what became of each box and which it matched."""
+    key = evaluation_key(field)
+    item = found.by_image[matches.image_id]
+    names = found.categories.names
+    labels = document[GROUND_TRUTH]["detections"]
+    objects = {label["object"]: (place, label["_id"]) for place, label in enumerate(labels) if "object" in label}
+    ious, matched = matches.ious.tolist(), matches.found.tolist()
+    detections = [
+        documents.detection(
+            {
+                "label": names[category],
+                "bounding_box": box,
+                "confidence": score,
+                key: _NAMES[Verdict(verdict)],
+                f"{key}_id": str(objects[of][1]) if of in objects else _NO_MATCH,
+                f"{key}_iou": None if of < 0 else iou,
+            }
+        )
+        for category, box, score, verdict, of, iou in zip(
+            item.category_ids.tolist(),
+            relative_boxes(item.boxes, frame),
+            item.scores.tolist(),
+            matches.verdicts.tolist(),
+            matched,
+            ious,
+            strict=True,
+        )
+    ]
+    fields: dict[str, Any] = {field: documents.detections(detections)}
+    verdicts, found_by = matches.object_verdicts.tolist(), matches.found_by.tolist()
+    for i, (place, _) in objects.items():
+        by = found_by[i]
+        path = f"{GROUND_TRUTH}.detections.{place}.{key}"
+        fields[path] = _NAMES[Verdict(verdicts[i])]
+        fields[f"{path}_id"] = _NO_MATCH if by < 0 else str(detections[by]["_id"])
+        fields[f"{path}_iou"] = None if by < 0 else ious[by]
+    for verdict in (Verdict.TP, Verdict.FP, Verdict.FN):
+        fields[f"{key}_{_NAMES[verdict]}"] = matches.count(verdict)
+    return fields
+
+
+def _save_results(stored: Any, method: Any, key: str, evaluation: Evaluation) -> None:
+    """What FiftyOne's panels and plots want of an evaluation, without evaluating again."""
+    boxes, names = list(_box_matches(stored, method.config.pred_field)), list(evaluation.category_names)
+    if method.config.compute_mAP:
+        results = COCODetectionResults(
+            stored,
+            method.config,
+            key,
+            boxes,
+            precision=evaluation.precision.transpose(0, 2, 1),
+            recall=_RECALLS,
+            iou_threshs=method.config.iou_threshs,
+            classes=names,
+            recall_sweep=evaluation.recall,
+            backend=method,
+        )
+    else:
+        results = method.generate_results(stored, boxes, eval_key=key, classes=names)
+    method.save_run_results(stored, key, results)
+
+
+def _box_matches(stored: Any, field: str) -> Iterator[tuple[Any, ...]]:
+    """What FiftyOne keeps of an evaluation, read back from the boxes of the slice that is shown first.
+
+    (true label, predicted label, IoU, score, id of the object, id of the detection) of each right or wrong detection
+    and each missed object, None for what is not there.
+    """
+    key = evaluation_key(field)
+    query: dict[str, Any] = {field: {"$ne": None}}
+    if stored.media_type == "group":
+        query["group.name"] = stored.default_group_slice
+    columns = [f"{GROUND_TRUTH}.detections.{name}" for name in ("label", "_id", key)]
+    columns += [f"{field}.detections.{name}" for name in ("label", "_id", "confidence", key, f"{key}_iou", f"{key}_id")]
+    for document in documents.read(stored, query, columns):
+        for label in document[GROUND_TRUTH]["detections"]:
+            if label.get(key) == "fn":
+                yield label["label"], None, None, None, str(label["_id"]), None
+        for label in document[field]["detections"]:
+            if label[key] == "tp":
+                ids = label[f"{key}_id"] or None, str(label["_id"])
+                yield label["label"], label["label"], label[f"{key}_iou"], label["confidence"], *ids
+            elif label[key] == "fp":
+                yield None, label["label"], None, label["confidence"], None, str(label["_id"])

@@ -25,7 +25,7 @@ def add_split(stored: Any, dataset: PreparedDataset, split: str, media: Path) ->
     splits = stored_info(stored)["splits"]
     if split in splits:
         return 0
-    _declare(stored, dataset)
+    declare(stored, dataset)
     if len(stored):
         stored.delete_samples(samples_of(stored, split))  # Left by a store that was interrupted.
     progress = Progress("truth into FiftyOne", dataset.splits[split], "images")
@@ -44,7 +44,7 @@ def add_split(stored: Any, dataset: PreparedDataset, split: str, media: Path) ->
     return dataset.splits[split]
 
 
-def _declare(stored: Any, dataset: PreparedDataset) -> None:
+def declare(stored: Any, dataset: PreparedDataset) -> None:
     """Say which fields samples and their objects have, whether or not the first of them has them."""
     kind = dataset_kind(dataset.layout)
     first = FIRST_SLICE[kind]
@@ -59,6 +59,7 @@ def _declare(stored: Any, dataset: PreparedDataset) -> None:
     fields |= {f"{GROUND_TRUTH}.detections.{name}": field for name, field in _OBJECT_FIELDS.items()}
     if first is not None:
         fields |= {"frame": fo.StringField, "alignment_score": fo.FloatField}
+        fields |= {f"metadata.{name}": fo.IntField for name in ("width", "height", "num_channels")}
         fields[f"{GROUND_TRUTH}.detections.change"] = fo.StringField
     for path, field in fields.items():
         stored.add_sample_field(path, field)
@@ -83,7 +84,7 @@ def _sample(
         "split": split,
         "scene": record.group_id,
         "provenance": record.provenance,
-        GROUND_TRUTH: documents.detections(list(_truth(record, frame, names))),
+        GROUND_TRUTH: documents.detections(list(truth(record, frame, names))),
     }
     if example.alignment_score is not None:
         fields["group"] = documents.group_element(group, frame.role)
@@ -92,8 +93,8 @@ def _sample(
     return documents.sample(str(path), [split], metadata, fields)
 
 
-def _truth(record: ImageRecord, frame: Frame, names: Sequence[str]) -> Iterator[documents.Document]:
-    """The objects of an image as FiftyOne labels; `object` is the place of each in the record."""
+def truth(record: ImageRecord, frame: Frame, names: Sequence[str]) -> Iterator[documents.Document]:
+    """The objects of an image as FiftyOne labels in a frame; `object` is the place of each in the record."""
     objects = record.objects
     areas, crowd = objects.areas.tolist(), objects.is_crowd.tolist()
     tracks = None if objects.track_ids is None else objects.track_ids.tolist()

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -185,3 +187,29 @@ def own_fiftyone_database(tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.mktemp("fiftyone")
     os.environ["FIFTYONE_DATABASE_DIR"] = str(root / "database")
     os.environ["FIFTYONE_DEFAULT_DATASET_DIR"] = str(root / "files")
+
+
+@pytest.fixture(scope="module")
+def fo() -> Any:
+    return pytest.importorskip("fiftyone")
+
+
+@pytest.fixture
+def name(fo: Any) -> Iterator[str]:
+    chosen = f"test_{uuid.uuid4().hex}"
+    yield chosen
+    for left in fo.list_datasets(f"{chosen}*"):
+        fo.delete_dataset(left)
+
+
+@pytest.fixture
+def into(name: str, tmp_path: Path) -> dict[str, Any]:
+    """Where to store."""
+    return {"name": name, "media_dir": tmp_path / "media"}
+
+
+@pytest.fixture
+def stores(fo: Any) -> Any:
+    from trainers import fiftyone_store
+
+    return fiftyone_store

@@ -1,7 +1,6 @@
 """The FiftyOne store against a real MongoDB, and against FiftyOne's own evaluation."""
 
 import socket
-import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,36 +10,8 @@ import pytest
 from dataflow.boxes import fiftyone_to_xyxy
 from dataflow.errors import UsageError
 from dataflow.records import Objects, Predictions
+from tests.trainers.fiftyone_sets import SIZE, labels_of, make, run_of
 from trainers.predictions import collect_predictions
-
-# Powers of two: FiftyOne's relative boxes are then exact, and so are overlaps on a threshold.
-SIZE = (64, 128)
-
-
-@pytest.fixture(scope="module")
-def fo():
-    return pytest.importorskip("fiftyone")
-
-
-@pytest.fixture
-def name(fo):
-    chosen = f"test_{uuid.uuid4().hex}"
-    yield chosen
-    for left in fo.list_datasets(f"{chosen}*"):
-        fo.delete_dataset(left)
-
-
-@pytest.fixture
-def into(name, tmp_path):
-    """Where to store."""
-    return {"name": name, "media_dir": tmp_path / "media"}
-
-
-@pytest.fixture
-def stores(fo):
-    from trainers import fiftyone_store
-
-    return fiftyone_store
 
 
 def evaluation_key(field):
@@ -49,28 +20,8 @@ def evaluation_key(field):
     return fiftyone_runs.evaluation_key(field)
 
 
-def _make(samples, seed=0, images=5, *, crowd=0.0, kind="images", splits=("validation",), **pair_fields):
-    rng = np.random.default_rng(seed)
-    by_split = {}
-    for split in splits:
-        made = []
-        for i in range(images):
-            objects = samples.objects(rng, int(rng.integers(0, 6)), SIZE, crowd=crowd)
-            make = samples.record if kind == "images" else samples.pair
-            fields = {} if kind == "images" else pair_fields
-            made.append(make(f"{split}/{i}", objects, SIZE, **fields))
-        by_split[split] = made
-    return samples.dataset(by_split, kind=kind, name=f"tiny{seed}")
-
-
-def _run(samples, dataset, seed, run_id="My run-1", split="validation"):
-    rng = np.random.default_rng(seed)
-    made = [samples.detections(rng, record, run_id, n=6) for record in dataset.records(split)]
-    return collect_predictions(made, run_id=run_id, dataset=dataset, split=split)
-
-
 def test_samples_hold_what_the_dataset_holds(samples, stores, fo, name, tmp_path):
-    dataset = _make(samples, crowd=0.3)
+    dataset = make(samples, crowd=0.3)
     summary = stores.store(dataset, [], split="validation", name=name, media_dir=tmp_path / "media")
     assert (summary.name, summary.images, summary.samples, summary.added, summary.fields) == (name, 5, 5, 5, {})
     stored = fo.load_dataset(name)
@@ -98,15 +49,10 @@ def test_samples_hold_what_the_dataset_holds(samples, stores, fo, name, tmp_path
     )
 
 
-def _labels(stored, field):
-    """All labels of a field by id."""
-    return {label.id: label for sample in stored for label in sample[field].detections}
-
-
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_verdicts_are_those_of_fiftyones_own_evaluation(samples, stores, name, tmp_path, seed):
-    dataset = _make(samples, seed, images=9)
-    summary = stores.store(dataset, [_run(samples, dataset, seed)], split="validation", name=name, media_dir=tmp_path)
+    dataset = make(samples, seed, images=9)
+    summary = stores.store(dataset, [run_of(samples, dataset, seed)], split="validation", name=name, media_dir=tmp_path)
     field = summary.fields["My run-1"]
     assert field == "pred_my_run_1"
     stored = stores.fo.load_dataset(name)
@@ -114,7 +60,7 @@ def test_verdicts_are_those_of_fiftyones_own_evaluation(samples, stores, name, t
     results = stored.evaluate_detections(field, "ground_truth", eval_key=theirs, iou=0.5, classwise=True)
     checked = set()
     for side in (field, "ground_truth"):
-        for label in _labels(stored, side).values():
+        for label in labels_of(stored, side).values():
             assert label[ours] == label[theirs]
             assert label[f"{ours}_id"] == label[f"{theirs}_id"]
             if label[ours] == "tp":
@@ -132,18 +78,18 @@ def test_verdicts_are_those_of_fiftyones_own_evaluation(samples, stores, name, t
 
 def test_crowd_regions_are_ignored_where_fiftyone_counts_them(samples, stores, fo, name, tmp_path):
     """The one difference: FiftyOne calls what matches a crowd region "tp" and the region "tp" or "fn"."""
-    dataset = _make(samples, 4, images=8, crowd=0.5)
-    run = _run(samples, dataset, 4)
+    dataset = make(samples, 4, images=8, crowd=0.5)
+    run = run_of(samples, dataset, 4)
     field = stores.store(dataset, [run], split="validation", name=name, media_dir=tmp_path).fields["My run-1"]
     stored = fo.load_dataset(name)
     stored.evaluate_detections(field, "ground_truth", eval_key="theirs", iou=0.5, classwise=True)
     ours = evaluation_key(field)
-    truth = _labels(stored, "ground_truth")
+    truth = labels_of(stored, "ground_truth")
     ignored = 0
     for label in truth.values():
         assert (label[ours] == "ignored") == label["iscrowd"]
         assert label["iscrowd"] or label[ours] == label["theirs"]
-    for label in _labels(stored, field).values():
+    for label in labels_of(stored, field).values():
         if label[ours] == "ignored":
             assert truth[label[f"{ours}_id"]]["iscrowd"] and label["theirs"] == "tp"
             ignored += 1
@@ -187,7 +133,7 @@ def test_pairs_are_groups(samples, stores, fo, name, tmp_path):
 
 
 def test_pairs_without_differences_show_the_after_frame_first(samples, stores, fo, name, tmp_path):
-    dataset = _make(samples, 5, images=2, kind="pairs")
+    dataset = make(samples, 5, images=2, kind="pairs")
     stores.store(dataset, [], split="validation", name=name, media_dir=tmp_path)
     stored = fo.load_dataset(name)
     assert stored.default_group_slice == "after"
@@ -195,8 +141,8 @@ def test_pairs_without_differences_show_the_after_frame_first(samples, stores, f
 
 
 def test_another_run_extends_the_dataset_and_edits_stay(samples, stores, fo, name, tmp_path):
-    dataset = _make(samples, 6, images=4, splits=("train", "validation"))
-    first, second = _run(samples, dataset, 1, "first"), _run(samples, dataset, 2, "second")
+    dataset = make(samples, 6, images=4, splits=("train", "validation"))
+    first, second = run_of(samples, dataset, 1, "first"), run_of(samples, dataset, 2, "second")
     options = {"split": "validation", "name": name, "media_dir": tmp_path}
     stores.store(dataset, [first], **options)
     stored = fo.load_dataset(name)
@@ -222,7 +168,7 @@ def test_another_run_extends_the_dataset_and_edits_stay(samples, stores, fo, nam
     assert all(label["eval_second"] in ("tp", "fn") for label in sample["ground_truth"].detections)
     assert {run["run_id"] for run in stored.info["shardbox"]["runs"].values()} == {"first", "second"}
 
-    other = stores.store(dataset, [_run(samples, dataset, 3, "first", "train")], **(options | {"split": "train"}))
+    other = stores.store(dataset, [run_of(samples, dataset, 3, "first", "train")], **(options | {"split": "train"}))
     stored.reload()
     assert (other.added, other.samples, len(stored)) == (4, 4, 8)
     assert stored.count_sample_tags() == {"train": 4, "validation": 4, "look again": 1}
@@ -231,19 +177,19 @@ def test_another_run_extends_the_dataset_and_edits_stay(samples, stores, fo, nam
 
 
 def test_new_detections_of_a_run_replace_its_old_ones(samples, stores, fo, name, tmp_path):
-    dataset = _make(samples, 7, images=2)
+    dataset = make(samples, 7, images=2)
     for seed in (1, 2):
-        run = _run(samples, dataset, seed, "r")
+        run = run_of(samples, dataset, seed, "r")
         stores.store(dataset, [run], split="validation", name=name, media_dir=tmp_path)
     stored = fo.load_dataset(name)
-    scores = [label.confidence for label in _labels(stored, "pred_r").values()]
+    scores = [label.confidence for label in labels_of(stored, "pred_r").values()]
     np.testing.assert_allclose(scores, np.concatenate([p.scores for p in run.by_image.values()]))
     assert list(stored.info["shardbox"]["runs"]) == ["pred_r"]
 
 
 def test_run_ids_that_look_alike_get_fields_of_their_own(samples, stores, fo, name, tmp_path):
-    dataset = _make(samples, 8, images=1)
-    runs = [_run(samples, dataset, i, run_id) for i, run_id in enumerate(("a/b", "A b", "…", "0" * 99))]
+    dataset = make(samples, 8, images=1)
+    runs = [run_of(samples, dataset, i, run_id) for i, run_id in enumerate(("a/b", "A b", "…", "0" * 99))]
     summary = stores.store(dataset, runs, split="validation", name=name, media_dir=tmp_path)
     assert list(summary.fields.values()) == ["pred_a_b", "pred_a_b_2", "pred_run", "pred_" + "0" * 48]
 
@@ -252,9 +198,9 @@ def test_run_ids_that_look_alike_get_fields_of_their_own(samples, stores, fo, na
 def test_an_interrupted_store_is_finished_by_the_next(samples, stores, into, monkeypatch, when):
     from trainers import fiftyone_documents, fiftyone_runs, fiftyone_truth
 
-    dataset = _make(samples, 9, images=4, kind="pairs", splits=("train", "validation"))
+    dataset = make(samples, 9, images=4, kind="pairs", splits=("train", "validation"))
     fo, name = stores.fo, into["name"]
-    run = _run(samples, dataset, 1, "r")
+    run = run_of(samples, dataset, 1, "r")
     if when != "first split":
         stores.store(dataset, [], split="train", **into)
     module, hindered = (fiftyone_runs, "_run_fields") if when == "run" else (fiftyone_truth, "write_media")
@@ -284,18 +230,18 @@ def test_an_interrupted_store_is_finished_by_the_next(samples, stores, into, mon
 
 
 def test_what_does_not_fit_is_refused(samples, stores, fo, name, tmp_path):
-    dataset = _make(samples, 10, images=1)
+    dataset = make(samples, 10, images=1)
     options = {"split": "validation", "media_dir": tmp_path}
     fo.Dataset(name + "-other").add_sample(fo.Sample(filepath="/nowhere.jpg"))
     for overwrite in (False, True):
         with pytest.raises(UsageError, match="is not Shardbox's"):
             stores.store(dataset, [], name=name + "-other", overwrite=overwrite, **options)
     stores.store(dataset, [], name=name, **options)
-    other = _make(samples, 11, images=2)
+    other = make(samples, 11, images=2)
     with pytest.raises(UsageError, match="holds other data"):
         stores.store(other, [], name=name, **options)
     assert stores.store(other, [], name=name, overwrite=True, **options).added == 2
-    run = _run(samples, dataset, 1)
+    run = run_of(samples, dataset, 1)
     with pytest.raises(UsageError, match="of one run"):
         stores.store(dataset, [run, run], **options)
     with pytest.raises(UsageError, match="fingerprint"):
@@ -315,7 +261,7 @@ def test_what_does_not_fit_is_refused(samples, stores, fo, name, tmp_path):
 
 
 def test_default_name_and_place(samples, stores, fo, tmp_path, monkeypatch):
-    dataset = _make(samples, 12, images=1)
+    dataset = make(samples, 12, images=1)
     monkeypatch.setattr(fo.config, "default_dataset_dir", str(tmp_path))
     summary = stores.store(dataset, [], split="validation")
     try:
@@ -326,12 +272,12 @@ def test_default_name_and_place(samples, stores, fo, tmp_path, monkeypatch):
 
 
 def test_colours_tell_right_from_wrong_and_keep_what_a_user_chose(samples, stores, fo, name, tmp_path):
-    dataset = _make(samples, 13, images=1)
-    stores.store(dataset, [_run(samples, dataset, 1, "a")], split="validation", name=name, media_dir=tmp_path)
+    dataset = make(samples, 13, images=1)
+    stores.store(dataset, [run_of(samples, dataset, 1, "a")], split="validation", name=name, media_dir=tmp_path)
     stored = fo.load_dataset(name)
     stored.app_config.color_scheme.fields.append({"path": "scene", "fieldColor": "#123456"})
     stored.save()
-    stores.store(dataset, [_run(samples, dataset, 2, "b")], split="validation", name=name, media_dir=tmp_path)
+    stores.store(dataset, [run_of(samples, dataset, 2, "b")], split="validation", name=name, media_dir=tmp_path)
     stored.reload()
     scheme = {entry["path"]: entry.get("colorByAttribute") for entry in stored.app_config.color_scheme.fields}
     assert scheme == {"pred_a": "eval_a", "scene": None, "pred_b": "eval_b", "ground_truth": "eval_b"}
@@ -343,8 +289,8 @@ def test_the_view_the_app_opens_on_leaves_out_what_does_not_count(samples, store
     from trainers.evaluation import evaluate
     from trainers.fiftyone_views import CONFIDENT
 
-    dataset = _make(samples, kind=kind)
-    run = _run(samples, dataset, 1)
+    dataset = make(samples, kind=kind)
+    run = run_of(samples, dataset, 1)
     field = stores.store(dataset, [run], split="validation", **into).fields["My run-1"]
     score = evaluate(dataset, run, "validation").errors.score
     stored = fo.load_dataset(into["name"])

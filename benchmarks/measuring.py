@@ -59,10 +59,10 @@ def report(name: str, rows: dict[str, dict[str, float]], ratios: dict[str, float
         **more,
     }
     if not as_json:
-        columns = list(next(iter(rows.values())))
+        columns = list(dict.fromkeys(column for row in rows.values() for column in row))
         print(f"{'':32}" + "".join(f"{column:>14}" for column in columns))
         for key, row in rows.items():
-            print(f"{key:32}" + "".join(f"{row[column]:14.3f}" for column in columns))
+            print(f"{key:32}" + "".join(f"{row[column]:14.3f}" if column in row else " " * 14 for column in columns))
     print(json.dumps(result))
 
 

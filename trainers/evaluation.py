@@ -92,10 +92,6 @@ class Evaluation:
     truths: Mapping[str, ImageRecord]
     """The images by id, without their bytes."""
     detections: int
-    precision: Floats
-    """(T, 101, K) of `Matching`."""
-    recall: Floats
-    """(T, K) of `Matching`."""
 
 
 def evaluate(dataset: PreparedDataset, predictions: PredictionSet, split: str) -> Evaluation:
@@ -139,8 +135,6 @@ def evaluate(dataset: PreparedDataset, predictions: PredictionSet, split: str) -
         matches=matches,
         truths=by_id,
         detections=predictions.detections,
-        precision=matching.precision,
-        recall=matching.recall,
     )
 
 

@@ -152,11 +152,11 @@ def _save_results(stored: Any, method: Any, key: str, evaluation: Evaluation) ->
             method.config,
             key,
             boxes,
-            precision=evaluation.precision.transpose(0, 2, 1),
+            precision=evaluation.matching.precision.transpose(0, 2, 1),
             recall=_RECALLS,
             iou_threshs=method.config.iou_threshs,
             classes=names,
-            recall_sweep=evaluation.recall,
+            recall_sweep=evaluation.matching.recall,
             backend=method,
         )
     else:

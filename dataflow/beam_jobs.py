@@ -13,21 +13,26 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dataflow.errors import DataRefusedError, MissingExtraError, UsageError
+from dataflow.runners import Check, Submission, default_arguments, submission_checks
 from dataflow.shards import Outcome, ShardFormat, ShardKey, ShardResult, load_results, save_result, write_shard
+from dataflow.worker_pool import answer
 
 try:
     import apache_beam as beam
-    from apache_beam.metrics import Metrics
+    from apache_beam.metrics import Metrics, MetricsFilter
     from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
     from apache_beam.portability import python_urns
     from apache_beam.portability.api import beam_fn_api_pb2
-    from apache_beam.runners.portability.fn_api_runner import worker_handlers
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner, worker_handlers
     from apache_beam.runners.portability.local_job_service import SubprocessSdkWorker
     from apache_beam.runners.runner import create_runner
+    from apache_beam.transforms.environments import ExternalEnvironment
 except ImportError as error:
     raise MissingExtraError("apache-beam", "prepare") from error
 
@@ -36,6 +41,7 @@ _RESULTS = ".results"
 _PLAN = ".plan"
 _SHARDS = "shards"
 METRICS = "shardbox"
+_ANSWERS = "shardbox answers"
 
 
 class LostElementsError(DataRefusedError):
@@ -107,6 +113,10 @@ class _WriteShard(beam.DoFn):  # type: ignore[misc]
     def __init__(self, job: ShardJob, directory: str) -> None:
         # Not the job: its inputs would travel with every bundle.
         self._shard_format, self._outcomes, self._directory = job.shard_format, job.outcomes, Path(directory)
+        self._version = version("shardbox")
+
+    def setup(self) -> None:
+        check_worker(self._version)
 
     def process(self, element: tuple[str, int, int]) -> Iterator[None]:
         key = ShardKey(*element)
@@ -115,6 +125,16 @@ class _WriteShard(beam.DoFn):  # type: ignore[misc]
         save_result(result, self._directory / _RESULTS)
         _measure(result)
         return iter(())
+
+
+def check_worker(wanted: str) -> None:
+    """Where this process has another version of this package than the launcher, it may make other examples.
+
+    Raises:
+        UsageError: it has. Beam passes the words on.
+    """
+    if (found := version("shardbox")) != wanted:
+        raise UsageError(f"a worker has shardbox {found}, the launcher {wanted}", "install the same on both")
 
 
 def _measure(result: ShardResult) -> None:
@@ -155,16 +175,13 @@ def _plan_file(directory: Path, shard_format: ShardFormat, key: ShardKey) -> Pat
     return directory / _PLAN / shard_format.path(directory, key).name
 
 
-def pipeline_options(runner: str, arguments: Sequence[str]) -> PipelineOptions:
-    """Beam's options for a runner and what the user wrote after `--`.
-
-    Raises:
-        UsageError: an option that Beam does not take, another runner, or a mode that is known to lose elements.
-    """
+def _given_options(runner: str, arguments: Sequence[str]) -> PipelineOptions:
+    """Beam's options for a runner and what the user wrote after `--`."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             options = PipelineOptions([f"--runner={runner}", *arguments])
+            options.get_all_options()  # Parses those of all runners.
             mode = options.view_as(DirectOptions).direct_running_mode
             named = options.view_as(StandardOptions).runner
     except SystemExit as error:
@@ -180,17 +197,49 @@ def pipeline_options(runner: str, arguments: Sequence[str]) -> PipelineOptions:
     return options
 
 
-def check_runner(runner: str, arguments: Sequence[str]) -> None:
-    """Fail early where `run_shard_job` would.
+def added_arguments(runner: str, arguments: Sequence[str]) -> tuple[str, ...]:
+    """What a job adds to the user's options by itself (`default_arguments`); raises as `pipeline_options` does."""
+    return default_arguments(runner, arguments, _given_options(runner, arguments).get_all_options())
+
+
+def pipeline_options(runner: str, arguments: Sequence[str]) -> PipelineOptions:
+    """Beam's options for a runner: what suits it, then what the user wrote after `--`.
 
     Raises:
-        UsageError: the runner is unknown, or its options are known to lose elements.
+        UsageError: an option that Beam does not take, another runner, or a mode that is known to lose elements.
     """
-    pipeline_options(runner, arguments)
+    return PipelineOptions([f"--runner={runner}", *added_arguments(runner, arguments), *arguments])
+
+
+def runner_checks(runner: str, arguments: Sequence[str], paths: Mapping[str, str]) -> list[Check]:
+    """What can be found out about a job before it is submitted; `paths` are what it reads and writes, by their names.
+
+    Raises:
+        UsageError: the runner is unknown, or Beam does not take its options (see `pipeline_options`).
+    """
+    return submission_checks(submission(runner, arguments, paths))
+
+
+def submission(runner: str, arguments: Sequence[str], paths: Mapping[str, str]) -> Submission:
+    """A job as it would be submitted; raises as `runner_checks` does."""
+    options = pipeline_options(runner, arguments)
     try:
         create_runner(runner)
     except (ValueError, ImportError, AttributeError) as error:
         raise UsageError(f"there is no runner {runner!r}", "use FnApiRunner, PrismRunner, FlinkRunner, ...") from error
+    return Submission(runner, options.get_all_options(), beam.__version__, version("shardbox"), dict(paths))
+
+
+def check_runner(runner: str, arguments: Sequence[str], paths: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Fail early where `run_shard_job` would; see `runner_checks`.
+
+    Raises:
+        UsageError: the runner is unknown, its options are known to lose elements, or something is amiss with its
+            engine, the packages of its workers, or what these see.
+    """
+    for check in runner_checks(runner, arguments, paths):
+        if check.level == "bad":
+            raise UsageError(f"--runner {runner}: {check.what}: {check.found}", check.remedy)
 
 
 def run_shard_job(
@@ -280,3 +329,19 @@ def _check_nothing_lost(job: ShardJob, written: Sequence[ShardResult], runner: s
             f"{job.expected} images arrived; nothing was kept",
             "run it again, with fewer workers or another --runner",
         )
+
+
+def _tell(paths: Mapping[str, str]) -> None:
+    Metrics.counter(_ANSWERS, json.dumps(answer(paths))).inc()
+
+
+def question(address: str, paths: Mapping[str, str]) -> str:
+    """The `answer` of a worker that the pool at `address` starts. Waits for ever where none comes."""
+    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    runner = FnApiRunner(default_environment=ExternalEnvironment(address))
+    pipeline = beam.Pipeline(runner=runner, options=PipelineOptions([]))
+    _ = pipeline | beam.Create([dict(paths)]) | beam.Map(_tell)
+    result = pipeline.run()
+    result.wait_until_finish()
+    [told] = result.metrics().query(MetricsFilter().with_namespace(_ANSWERS))["counters"]
+    return str(told.key.metric.name)

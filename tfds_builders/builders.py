@@ -96,6 +96,10 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
     def _shard_format(self) -> ShardFormat: ...
 
     @abstractmethod
+    def _source_path(self) -> Path:
+        """What workers read."""
+
+    @abstractmethod
     def _plan(self) -> Planned: ...
 
     @abstractmethod
@@ -135,7 +139,8 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
         if target.exists() and not self._updated:
             remedy = "bring it up to date with --update, delete it, or choose another --out or --name"
             raise UsageError(f"{target} is already there", remedy)
-        check_runner(self._running.runner, self._running.arguments)
+        paths = {"source": str(self._source_path()), "output": str(target.parent.parent)}
+        check_runner(self._running.runner, self._running.arguments, paths)
         # Planned before TFDS makes any directory: most mistakes show here.
         self._planned = self._plan()
         try:
@@ -258,6 +263,9 @@ class SourceBuilder(ShardBuilder, skip_registration=True):  # type: ignore[call-
     def _shard_format(self) -> ShardFormat:
         return ShardFormat(self.name, self._source.categories, self._source.kind, self._options.file_format)
 
+    def _source_path(self) -> Path:
+        return self._source.root
+
     def _origin(self) -> Mapping[str, Any]:
         assert self._plan_made is not None
         options = {**self._manifest_origin["options"], "seed": self._plan_made.seed}
@@ -327,6 +335,9 @@ class DifferencesBuilder(ShardBuilder, skip_registration=True):  # type: ignore[
 
     def _shard_format(self) -> ShardFormat:
         return ShardFormat(self.name, self._pairs.categories, "differences", self._pairs.file_format)
+
+    def _source_path(self) -> Path:
+        return self._pairs.path
 
     def _origin(self) -> Mapping[str, Any]:
         return {

@@ -100,6 +100,11 @@ class Source(Protocol):
     """
 
     @property
+    def root(self) -> Path:
+        """The folder that workers read it from."""
+        ...
+
+    @property
     def kind(self) -> Kind:
         """Single images, or before/after pairs."""
         ...

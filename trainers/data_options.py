@@ -142,4 +142,16 @@ def _add_diff_datasets(commands: Any) -> None:
     parser.add_argument("other", type=Path, metavar="OTHER", help="prepared dataset to compare it with")
 
 
-ADD_COMMANDS = (_add_ingest, _add_diff, _add_export, _add_diff_datasets)
+def _add_doctor(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "trainers.doctor_commands",
+        "doctor",
+        "Find what this machine lacks, or, with --runner, what would keep a job from running there",
+    )
+    parser.add_argument("--runner", help="the Beam runner to look at; its options follow after --")
+    parser.add_argument("--source", type=str, metavar="SOURCE", help="what the job would read")
+    parser.add_argument("--out", type=str, metavar="DIR", help="where it would write")
+
+
+ADD_COMMANDS = (_add_ingest, _add_diff, _add_export, _add_diff_datasets, _add_doctor)

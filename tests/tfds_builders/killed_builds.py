@@ -52,6 +52,10 @@ class Deadly:
     calls: Path
 
     @property
+    def root(self) -> Path:
+        return self.inner.root
+
+    @property
     def kind(self) -> Kind:
         return self.inner.kind
 

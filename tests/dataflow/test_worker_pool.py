@@ -1,0 +1,62 @@
+"""A worker pool says what its workers have and see; one that cannot is told from one that has other packages."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from dataflow.beam_jobs import submission
+from dataflow.runners import Check
+from dataflow.worker_pool import ask_pool
+from tests.factories import write
+from tests.tfds_builders.portable import ROOT, free_port, worker_pool
+
+
+def asked(pool: str, paths: Mapping[str, str], patience_s: float = 60.0) -> list[Check]:
+    options = (f"--job_endpoint={pool}", "--environment_type=EXTERNAL", f"--environment_config={pool}")
+    return ask_pool(submission("PortableRunner", options, paths), patience_s)
+
+
+def test_a_pool_of_this_environment(tmp_path: Path) -> None:
+    with worker_pool(tmp_path / "pool") as pool:
+        paths = {"source": str(ROOT), "output": str(tmp_path / "not" / "yet"), "other": "gs://bucket/x"}
+        packages, source, output = asked(pool, paths)
+    assert packages.level == "good" and "shardbox" in packages.found and "apache-beam" in packages.found
+    assert source.level == "good" and str(ROOT) in source.found
+    assert output.level == "good" and output.found.endswith(str(tmp_path))
+
+
+def test_a_pool_without_our_packages(tmp_path: Path) -> None:
+    # It may be installed in place here: then its finder is taken away.
+    code = "import sys\nsys.meta_path[:] = [each for each in sys.meta_path if '__editable__' not in each.__module__]\n"
+    write(tmp_path / "modules" / "sitecustomize.py", code)
+    with worker_pool(tmp_path / "pool", path=tmp_path / "modules") as pool:
+        [packages] = asked(pool, {})
+    assert packages.level == "bad" and "has no module 'dataflow'" in packages.found
+    assert "shardbox[prepare]" in packages.remedy
+
+
+def test_a_pool_of_another_version(tmp_path: Path) -> None:
+    code = "import importlib.metadata as m\nv = m.version\nm.version = lambda n: '0.0.1' if n == 'shardbox' else v(n)\n"
+    write(tmp_path / "modules" / "sitecustomize.py", code)
+    (tmp_path / "modules" / "dataflow").symlink_to(ROOT / "dataflow")
+    with worker_pool(tmp_path / "pool", path=tmp_path / "modules") as pool:
+        packages, *_ = asked(pool, {})
+    assert packages.level == "bad" and "shardbox 0.0.1 (here " in packages.found
+
+
+def test_a_pool_that_starts_no_worker(tmp_path: Path) -> None:
+    code = "import os, sys\nif any('SdkHarness' in word for word in sys.orig_argv):\n    os._exit(3)\n"
+    write(tmp_path / "modules" / "sitecustomize.py", code)
+    with worker_pool(tmp_path / "pool", path=tmp_path / "modules") as pool:
+        [check] = asked(pool, {}, patience_s=8)
+    assert check.level == "bad" and "started no worker within 8 s" in check.found
+
+
+def test_others_are_not_asked() -> None:
+    assert asked(f"localhost:{free_port()}", {}) == []
+    assert ask_pool(submission("FnApiRunner", (), {})) == []
+    far = ("--flink_master=far.invalid:8081", "--environment_type=EXTERNAL", "--environment_config=localhost:50000")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dataflow.worker_pool.answers", lambda _: True)
+        assert ask_pool(submission("FlinkRunner", far, {})) == [], "it is each task manager's own"

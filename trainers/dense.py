@@ -36,6 +36,8 @@ _HEADS: Mapping[Head, type[FcosHead | RetinaNetDenseHead | FasterRcnnHead]] = {
     "faster_rcnn": FasterRcnnHead,
 }
 _FRAME_CHANNELS = 3
+PARTS: Mapping[str, str] = {"backbone": r"^backbone\.", "head": r"^head\."}
+"""Regular expressions for the names of parameters; the pyramid is in neither."""
 
 
 class DenseDetectorConfig(PreTrainedConfig):
@@ -167,6 +169,20 @@ class DenseDetector(PreTrainedModel):
         if output.loss_dict is not None:
             output.loss = torch.stack(list(output.loss_dict.values())).sum()
         return output
+
+    def trained_cells(
+        self, pixel_values: Tensor, pixel_mask: Tensor | None, labels: Sequence[Mapping[str, Tensor]]
+    ) -> int:
+        """How many cells an FCOS head is trained to find boxes with, by which its losses are divided; see `forward`."""
+        sizes = _sizes(pixel_values, pixel_mask)
+        canvas = (pixel_values.shape[2], pixel_values.shape[3])
+        strides = self.pyramid.strides
+        grids = [[-(-side // stride) for side in canvas] for stride in strides]
+        features = [pixel_values.new_empty(0, 0, *grid) for grid in grids]
+        levels = Levels(features, [None] * len(grids), strides, self.backbone.centre, canvas, sizes)
+        targets = [_target(label, size) for label, size in zip(labels, sizes, strict=True)]
+        assert isinstance(self.head, FcosHead)
+        return self.head.trained_cells(levels, targets)
 
     def _maps(self, pixels: Tensor, sizes: Tensor) -> list[Tensor]:
         """The backbone's maps of a batch, or what differs between those of its frames."""

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -170,6 +171,17 @@ class FcosHead(nn.Module):
             anchor_counts=torch.tensor(counts),
             sizes=levels.sizes,
         )
+
+    @torch.no_grad()
+    def trained_cells(self, levels: Levels, targets: list[dict[str, Tensor]]) -> int:
+        """How many cells are matched with boxes: torchvision's matching, asked for its answer instead of its loss."""
+        counts = [level.shape[-2] * level.shape[-1] for level in levels.features]
+        matching = SimpleNamespace(
+            center_sampling_radius=self.fcos.center_sampling_radius,
+            head=SimpleNamespace(compute_loss=lambda targets, raw, anchors, matched: matched),
+        )
+        matched = FCOS.compute_loss(matching, targets, {}, [levels.cell_boxes()] * len(targets), counts)
+        return sum(int((cells >= 0).sum()) for cells in matched)
 
     def _raw(self, levels: Levels) -> dict[str, Tensor]:
         """torchvision's head, with every layer confined to the images' own areas."""

@@ -1,6 +1,5 @@
 """The Hugging Face `Trainer`, fed with ready batches."""
 
-import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,13 +18,18 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.integrations import TensorBoardCallback
 
 from dataflow.batches import Batch, normalise
-from dataflow.errors import DataRefusedError, MissingExtraError
-from dataflow.progress import Progress
-from dataflow.tensorflow_runtime import load_tensorflow
+from dataflow.errors import DataRefusedError
+from trainers import processes
+from trainers.averaging import Average
+from trainers.detectors import part_patterns
+from trainers.detr import without_sharing
+from trainers.normalisers import divisor, loss_counts, loss_parts
 from trainers.recipe import Recipe
+from trainers.stages import Stage, frozen_norms, learning_rates
+from trainers.validation import Validation
+from trainers.watch import Watch
 
 _NAMED_IMAGES = 8
 
@@ -43,55 +47,91 @@ class DivergedError(DataRefusedError):
 
 
 class _Inputs(IterableDataset[dict[str, Any]]):
-    """Batches as the dictionaries that `Trainer` moves to its device; pixels are still bytes."""
+    """Batches, or `parts` of each in turn, as the dictionaries that `Trainer` moves to its device; pixels are still
+    bytes. The parts of a batch keep its canvas."""
 
-    def __init__(self, batches: Iterable[Batch]) -> None:
+    def __init__(self, batches: Iterable[Batch], parts: int) -> None:
         self._batches = batches
+        self._parts = parts
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in self._batches:
-            yield batch.inputs() | {"image_ids": batch.image_ids}
+            inputs = batch.inputs() | {"image_ids": batch.image_ids}
+            size = len(batch) // self._parts
+            for start in range(0, len(batch), size):
+                yield {name: values[start : start + size] for name, values in inputs.items()}
 
 
 def _unchanged(inputs: Any) -> Any:
     return inputs
 
 
-def parameter_groups(model: PreTrainedModel, recipe: Recipe) -> list[dict[str, Any]]:
+def parameter_groups(model: PreTrainedModel, stage: Stage, weight_decay: float) -> list[dict[str, Any]]:
     """The parameters that train, by learning rate and weight decay (none for biases and normalisation)."""
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        in_backbone = recipe.backbone_learning_rate is not None and ".backbone." in f".{name}"
-        rate = recipe.backbone_learning_rate if in_backbone else recipe.learning_rate
-        decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((rate or 0.0, decay), []).append(parameter)
+    for parameter, rate in learning_rates(model, stage, part_patterns(model)):
+        decay = weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
 
 class DetectionTrainer(Trainer):
-    """Trains a detector on batches that come padded, shuffled and sharded as they should be."""
+    """Trains a detector through one stage, on batches that come padded, shuffled and sharded as they should be.
+
+    Args:
+        model: the detector, in which what does not train is frozen.
+        args: the arguments of the stage, whose `gradient_accumulation_steps` are the parts of a batch.
+        recipe: of the run.
+        stage: the stage.
+        batches: this process's, from the step on that training starts with.
+        first_step: steps of the run before the stage.
+        validation: what to evaluate where `args` asks for it.
+        average: moving average of the weights.
+    """
 
     optimizer: torch.optim.Optimizer | None
+    control: TrainerControl
 
     def __init__(
-        self, model: PreTrainedModel, args: TrainingArguments, recipe: Recipe, batches: Iterable[Batch]
+        self,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        recipe: Recipe,
+        stage: Stage,
+        batches: Iterable[Batch],
+        *,
+        first_step: int = 0,
+        validation: Validation | None = None,
+        average: Average | None = None,
     ) -> None:
         if args.n_gpu > 1:
             args._n_gpu = 1  # DataParallel cannot split lists of labels: several GPUs take several processes.
-        super().__init__(model=model, args=args)
+        super().__init__(model=model, args=args, eval_dataset=validation and validation.loader)
+        self.model_accepts_loss_kwargs = False  # It could count no boxes; `compute_loss` does.
         for callback in (ProgressCallback, PrinterCallback):  # They write to standard output.
             self.remove_callback(callback)
         self._recipe = recipe
+        self._stage = stage
         self._batches = batches
+        self._first_step = first_step
+        self._validation = validation
+        self._average = average
+        if average is not None:
+            self.add_callback(_Averaging(average))
+        self._frozen_norms = frozen_norms(model)
+        self._whole: dict[str, float] = {}
         self._parts: dict[str, Tensor] = {}
-        self._counted = 0
+        self._counted = 0.0
+
+    @property
+    def _in_parts(self) -> bool:
+        """Whether a step's images are spread over time or processes."""
+        return self.args.gradient_accumulation_steps > 1 or processes.many()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The batches as they are. The loader's own generator keeps it from drawing from the one that training uses."""
         return DataLoader(
-            _Inputs(self._batches),
+            _Inputs(self._batches, self.args.gradient_accumulation_steps),
             batch_size=None,
             collate_fn=_unchanged,
             generator=torch.Generator(),
@@ -99,11 +139,24 @@ class DetectionTrainer(Trainer):
         )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW over the recipe's parameter groups."""
+        """AdamW over the stage's parameter groups."""
         if self.optimizer is None:
-            groups = parameter_groups(self.model if model is None else model, self._recipe)
-            self.optimizer = torch.optim.AdamW(groups, lr=self._recipe.learning_rate)
+            groups = parameter_groups(self.model, self._stage, self._recipe.weight_decay)
+            self.optimizer = torch.optim.AdamW(groups, lr=self._stage.learning_rate)
         return self.optimizer
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], None]:
+        """The parts of a step, whose losses are to be divided by what all of them have together."""
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._whole = {}
+        if self._in_parts and samples:
+            for inputs in samples:
+                for name, count in loss_counts(self.model, inputs).items():
+                    self._whole[name] = self._whole.get(name, 0.0) + count
+            self._whole = processes.summed(self._whole, device)
+        return samples, None
 
     def compute_loss(
         self,
@@ -117,11 +170,14 @@ class DetectionTrainer(Trainer):
         Raises:
             DivergedError: the loss is not finite.
         """
+        for norm in self._frozen_norms:
+            norm.eval()  # `Trainer` has just put it to training.
         mask = inputs["pixel_mask"]
         pixels = normalise(inputs["pixel_values"], mask, self._recipe.mean, self._recipe.std)
-        step = self.state.global_step + 1
+        step = self._first_step + self.state.global_step + 1
         try:
-            outputs = model(pixel_values=pixels, pixel_mask=mask, labels=inputs["labels"])
+            with without_sharing():
+                outputs = model(pixel_values=pixels, pixel_mask=mask, labels=inputs["labels"])
         except ValueError as error:
             # DETR's matching takes boxes that are not numbers for boxes with corners in the wrong order.
             if all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
@@ -132,7 +188,18 @@ class DetectionTrainer(Trainer):
         for name, value in outputs.loss_dict.items():
             self._parts[name] = self._parts.get(name, torch.zeros_like(value)) + value.detach()
         self._counted += 1
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        loss = self._share_of_whole(outputs, inputs) if self._in_parts else outputs.loss
+        return (loss, outputs) if return_outputs else loss
+
+    def _share_of_whole(self, outputs: Any, inputs: Mapping[str, Any]) -> Tensor:
+        """A part's loss such that what `Trainer` makes of all parts, their mean, is the loss of the whole."""
+        own = loss_counts(self.model, inputs)
+        mean_of = self.args.gradient_accumulation_steps * self.args.world_size
+        terms = [
+            term * (mean_of * divisor(name, own[name]) / divisor(name, self._whole[name]))
+            for name, term in loss_parts(self.model, outputs).items()
+        ]
+        return torch.stack(terms).sum()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the parts of the loss, averaged over the steps since they were last logged, beside the loss itself."""
@@ -141,49 +208,64 @@ class DetectionTrainer(Trainer):
             self._parts, self._counted = {}, 0
         super().log(logs, start_time)
 
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The figures of the validation split, of the averaged weights where there are any."""
+        assert self._validation is not None
+        metrics = {
+            f"{metric_key_prefix}_{name}": value
+            for name, value in self._validation.run(self.model, self._average, self.state.global_step).items()
+        }
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Save weights without `training_args.bin`: a pickle that nobody reads."""
+        """Save weights and their average, without `training_args.bin`: a pickle that nobody reads."""
         super()._save(output_dir, state_dict)
-        (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
+        directory = Path(output_dir or self.args.output_dir)
+        (directory / "training_args.bin").unlink(missing_ok=True)
+        if self._average is not None:
+            self._average.save(directory)
 
 
-class ProgressLines(TrainerCallback):
-    """Says how far training is, on standard error."""
+class _Averaging(TrainerCallback):
+    """Takes the weights of every step into the average."""
 
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._progress: Progress | None = None
-        self._first = 0
-        self._loss = math.nan
+    def __init__(self, average: Average) -> None:
+        self._average = average
 
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Start the clock."""
-        self._first = state.global_step
-        if state.is_world_process_zero:
-            self._progress = Progress("train", (state.max_steps - self._first) * self._batch_size, "images")
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """After the optimiser's step."""
+        self._average.update(model)
 
-    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
-        """Remember the loss."""
-        self._loss = (logs or {}).get("loss", self._loss)
+
+class Patience(TrainerCallback):
+    """Keeps a checkpoint of each best evaluation, and ends a stage that has had none for long.
+
+    All it knows is in the trainer's own log, so a resumed run goes on as it would have.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Renew the line."""
-        if self._progress is not None:
-            note = f"step {state.global_step} of {state.max_steps}"
-            if not math.isnan(self._loss):  # Not logged yet.
-                note += f", loss {self._loss:.3g}"
-            self._progress.update((state.global_step - self._first) * self._batch_size, note)
+        """The end of a stage is evaluated too."""
+        control.should_evaluate = control.should_evaluate or state.global_step >= state.max_steps
 
-    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Leave the line."""
-        if self._progress is not None:
-            self._progress.close((state.global_step - self._first) * self._batch_size)
-
-
-def tensorboard_callback(directory: Path, first_step: int) -> TensorBoardCallback:
-    """Writes scalars into `directory`; what an interrupted run wrote after `first_step` is left out of the curves."""
-    with contextlib.suppress(MissingExtraError):
-        load_tensorflow()  # TensorBoard imports TensorFlow where it is installed, and not as carefully.
-    from torch.utils.tensorboard import SummaryWriter
-
-    return TensorBoardCallback(SummaryWriter(str(directory), purge_step=first_step or None))
+    def on_evaluate(
+        self, args: Any, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
+    ) -> None:
+        """Look back over the evaluations of the stage."""
+        name = f"eval_{self._watch.best}"
+        best, since = None, 0
+        for value in (entry[name] for entry in state.log_history if name in entry):
+            since = since + 1
+            if self._watch.better(value, best):
+                best, since = value, 0
+        control.should_save = control.should_save or since == 0
+        if self._watch.patience is not None and since >= self._watch.patience:
+            control.should_training_stop = control.should_save = True

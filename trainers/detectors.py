@@ -67,6 +67,12 @@ def reach(model: PreTrainedModel) -> Reach:
     return Reach(stride, anchor=min(cells) * stride if cells else None)
 
 
+def part_patterns(model: PreTrainedModel) -> Mapping[str, str]:
+    """Regular expressions for the names of the parameters of a detector's `backbone` and of its `head`, the layers that
+    give classes and boxes."""
+    return detr.part_patterns(model) if model.config.model_type in detr.ARCHITECTURES else dense.PARTS
+
+
 def load_trained(path: Path) -> PreTrainedModel:
     """A trained detector, ready to detect; see `save_pretrained`. Only safetensors are read.
 

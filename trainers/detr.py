@@ -15,13 +15,15 @@ the matching likes best are learned, one to a query, and the others are taken fo
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_OBJECT_DETECTION_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.loss import loss_for_object_detection
 from transformers.utils import ModelOutput
 
 from dataflow.errors import UsageError
@@ -41,6 +43,12 @@ section 4.1). transformers starts RT-DETR at 1 / (classes + 1), which is a half 
 
 _FIRST_BOXES = re.compile(r"model\.(enc_bbox_head|decoder\.pre_bbox_head)\.layers\.2$")
 """Names of the layers that move RT-DETR's and D-FINE's boxes away from the anchors."""
+
+_HEAD = (
+    r"^(class_labels_classifier|bbox_predictor|(model\.decoder\.)?(class_embed|bbox_embed|pre_bbox_head|lqe_layers)"
+    r"|model\.(enc_score_head|enc_bbox_head|denoising_class_embed))\."
+)
+"""Names of the layers of any member that give classes and boxes."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,11 @@ def build_detr(
     _choose_trainable(model, kind, train_early_layers or view.images > 1)
     ready(model)
     return model, report
+
+
+def part_patterns(model: PreTrainedModel) -> Mapping[str, str]:
+    """Regular expressions for the names of the backbone's parameters, and of those that give classes and boxes."""
+    return {"backbone": "^" + re.escape(ARCHITECTURES[model.config.model_type].backbone), "head": _HEAD}
 
 
 def ready(model: PreTrainedModel) -> PreTrainedModel:
@@ -229,6 +242,21 @@ def _choose_trainable(model: PreTrainedModel, kind: Kind, train_early_layers: bo
     for name, parameter in model.named_parameters():
         if name.startswith(kind.backbone):
             parameter.requires_grad_(not (keep and _EARLY.match(name)))
+
+
+@contextmanager
+def without_sharing() -> Iterator[None]:
+    """Let transformers count the boxes of this process alone, which the trainer puts into proportion.
+
+    Among several processes, three of its losses divide the mean number of boxes by the number of processes again
+    (5.23: `reduce` means already), the others take their own.
+    """
+    known = loss_for_object_detection.is_accelerate_available
+    loss_for_object_detection.is_accelerate_available = lambda: False
+    try:
+        yield
+    finally:
+        loss_for_object_detection.is_accelerate_available = known
 
 
 @torch.no_grad()

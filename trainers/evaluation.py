@@ -101,7 +101,7 @@ def evaluate(dataset: PreparedDataset, predictions: PredictionSet, split: str) -
         UsageError: there is no such split, or the predictions are of another dataset or split.
         DataRefusedError: the predictions lack images of the split, or have others.
     """
-    truths, alignment = _read_truths(dataset, split, predictions.align)
+    truths, alignment = read_truths(dataset, split, predictions.align)
     _check_compared(dataset, predictions, split, [record.image_id for record in truths])
     names = dataset.categories.names
     matching = match(truths, predictions.by_image, len(names))
@@ -138,10 +138,14 @@ def evaluate(dataset: PreparedDataset, predictions: PredictionSet, split: str) -
     )
 
 
-def _read_truths(dataset: PreparedDataset, split: str, align: Method) -> tuple[list[ImageRecord], dict[str, float]]:
+def read_truths(dataset: PreparedDataset, split: str, align: Method) -> tuple[list[ImageRecord], dict[str, float]]:
     """The images of a split without their bytes, in the order of COCO's image ids, which settles ties.
 
-    And the scores of the alignments of pairs whose frames were aligned, by image id.
+    And the scores of the alignments of pairs whose frames were aligned, by image id. `align` is how they were aligned
+    to be predicted: boxes are where the after frame has them.
+
+    Raises:
+        UsageError: there is no such split.
     """
     records, alignment = [], {}
     for record, score in _truths(dataset, dataset.check_split(split), align):

@@ -52,7 +52,7 @@ def overfit(model: PreTrainedModel, recipe: Recipe, batch: Batch, steps: int, de
         DivergedError: the loss or a gradient is not finite; it names the step and the images.
     """
     model.to(device).train()
-    optimiser = torch.optim.AdamW(parameter_groups(model, recipe), lr=recipe.learning_rate)
+    optimiser = torch.optim.AdamW(_groups(model, recipe), lr=recipe.learning_rate)
     rising = max(1, round(_WARM_UP * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / rising))
     losses, seconds = [], []
@@ -137,11 +137,17 @@ def _weight(batch: Batch) -> tuple[bool, int]:
     return any(len(target) for target in batch.targets), batch.pixel_values.numel()
 
 
+def _groups(model: PreTrainedModel, recipe: Recipe) -> list[dict[str, Any]]:
+    """The parameter groups of the stage that lasts longest, with everything that the builder lets train."""
+    longest = max(recipe.planned_stages(), key=lambda planned: planned.steps)
+    return parameter_groups(model, longest.stage, recipe.weight_decay)
+
+
 def parameter_table(model: PreTrainedModel, recipe: Recipe) -> list[dict[str, Any]]:
     """The parameters by what happens to them: `part` (by the first word of their names), their number, how many train,
     and at which learning rates."""
     rates: Mapping[int, float] = {
-        id(parameter): float(group["lr"]) for group in parameter_groups(model, recipe) for parameter in group["params"]
+        id(parameter): float(group["lr"]) for group in _groups(model, recipe) for parameter in group["params"]
     }
     rows: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():

@@ -3,8 +3,10 @@
 A variant is a value too: `dataclasses.replace(dense_cnn_small(), steps=400)`.
 """
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Protocol
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
+from typing import Any, Protocol, Unpack
 
 from transformers import PreTrainedModel
 
@@ -16,7 +18,10 @@ from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories
 from dataflow.resize import Resize
 from dataflow.view import View
+from trainers.changes import PLAIN, Changes
 from trainers.checkpoints import LoadReport
+from trainers.stages import PlannedStage, Schedule, Stage, plan_stages
+from trainers.watch import Watch
 
 Channels = tuple[float, float, float]
 AUGMENTATION = PairAugmentation(
@@ -50,13 +55,14 @@ class Recipe:
     """Makes the model."""
     resize: Resize
     batch_size: int
-    """Images a step."""
+    """Images a step, of all processes together."""
     steps: int
     learning_rate: float
-    """Of AdamW (Loshchilov & Hutter 2019), at its highest."""
+    """Of AdamW (Loshchilov & Hutter 2019), at its highest. With `stages`, the highest of theirs."""
     warm_up_steps: int
-    """Steps over which the learning rate rises from 0; at most half of the steps."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Steps over which the learning rate rises from 0; at most half of the steps. With `stages`, this and the two that
+    follow are theirs to say."""
+    schedule: Schedule = "cosine"
     """How the learning rate falls to 0 afterwards, or that it does not."""
     backbone_learning_rate: float | None = None
     """Where a pretrained backbone learns more slowly."""
@@ -81,11 +87,56 @@ class Recipe:
     """Weights to start from unless others are given."""
     checkpoint_steps: int = 100
     """Steps from one checkpoint to the next."""
+    stages: tuple[Stage, ...] = ()
+    """What trains when, over the recipe's steps; without, all of it at once."""
+    accumulate: int = 1
+    """Parts that a step's images are taken in, one after the other. The gradient is that of all at once (see
+    `trainers.normalisers`), the memory that of a part."""
+    ema: float | None = None
+    """Decay of the moving average of the weights that is evaluated and saved (see `trainers.averaging`); None: the
+    weights themselves are."""
+    bf16: bool = False
+    """Compute in bfloat16 where torch's autocast does so; weights stay float32."""
+    watch: Watch | None = None
+    """Evaluation while training; None: the model is that of the last step."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "steps", "checkpoint_steps"):
+        for name in ("batch_size", "steps", "checkpoint_steps", "accumulate"):
             if getattr(self, name) < 1:
                 raise UsageError(f"recipe {self.name}: {name} is {getattr(self, name)}", "give a positive number")
+        if not self.learning_rate >= 0:
+            raise UsageError(f"recipe {self.name}: learning_rate is {self.learning_rate}", "give a positive number")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise UsageError(f"recipe {self.name}: ema is {self.ema}", "give a decay between 0 and 1, such as 0.999")
+        if self.batch_size % self.accumulate:
+            raise UsageError(
+                f"recipe {self.name}: {self.batch_size} images a step in {self.accumulate} parts",
+                "accumulate a divisor of the batch size",
+            )
+
+    def planned_stages(self) -> tuple[PlannedStage, ...]:
+        """The stages over the steps; one where the recipe names none.
+
+        Raises:
+            UsageError: there are more stages than steps.
+        """
+        slower = () if self.backbone_learning_rate is None else (("backbone", self.backbone_learning_rate),)
+        whole = Stage(self.learning_rate, rates=slower, warm_up_steps=self.warm_up_steps, schedule=self.schedule)
+        return plan_stages(self.stages or (whole,), self.steps)
+
+    def at_learning_rate(self, rate: float) -> "Recipe":
+        """With `rate` for its learning rate, and all its other rates in proportion."""
+        factor = rate / self.learning_rate
+        slower = None if self.backbone_learning_rate is None else self.backbone_learning_rate * factor
+        stages = tuple(
+            replace(
+                stage,
+                learning_rate=stage.learning_rate * factor,
+                rates=tuple((name, own * factor) for name, own in stage.rates),
+            )
+            for stage in self.stages
+        )
+        return replace(self, learning_rate=rate, backbone_learning_rate=slower, stages=stages)
 
     def view_of(self, dataset: PreparedDataset) -> View:
         """What it is shown of a dataset unless the user says otherwise."""
@@ -99,32 +150,53 @@ class Recipe:
         usual = {"images": PHOTOGRAPH_AUGMENTATION, "differences": DIFFERENCE_AUGMENTATION, "pairs": AUGMENTATION}
         return self.augmentation or usual[dataset.layout.kind]
 
-    def asked(
-        self,
-        dataset: PreparedDataset,
-        *,
-        steps: int | None = None,
-        batch_size: int | None = None,
-        view: View | None = None,
-        augment: bool | None = None,
-    ) -> "Recipe":
-        """The recipe for a dataset with what was asked for; None leaves a thing to the recipe.
+    def asked(self, dataset: PreparedDataset, split: str = "train", **changes: Unpack[Changes]) -> "Recipe":
+        """The recipe for a split of a dataset with what was asked for.
 
         Raises:
-            UsageError: a number out of range, or a view that the dataset does not have.
+            UsageError: a number out of range, both steps and epochs, or a view that the dataset does not have.
         """
+        rate = changes.get("learning_rate")
+        recipe = self if rate is None else self.at_learning_rate(rate)
+        plain: dict[str, Any] = {name: value for name in PLAIN if (value := changes.get(name)) is not None}
+        recipe = replace(recipe, **plain)
+        view = changes.get("view") or self.view_of(dataset)
+        usual = {None: self.augmentation, True: self.augmentation_of(dataset), False: None}
         return replace(
-            self,
-            steps=self.steps if steps is None else steps,
-            batch_size=self.batch_size if batch_size is None else batch_size,
-            view=(view or self.view_of(dataset)).settled(dataset),
-            augmentation={None: self.augmentation, True: self.augmentation_of(dataset), False: None}[augment],
+            recipe,
+            steps=recipe._steps(changes, dataset.splits[split]),
+            view=view.settled(dataset),
+            augmentation=usual[changes.get("augment")],
         )
+
+    def _steps(self, changes: Changes, images: int) -> int:
+        """Optimiser steps; of epochs, as many as show at least so many images."""
+        steps, epochs = changes.get("steps"), changes.get("epochs")
+        if epochs is None:
+            return self.steps if steps is None else steps
+        if steps is not None:
+            raise UsageError(f"both {steps} steps and {epochs:g} epochs", "give one of them")
+        if not epochs > 0:
+            raise UsageError(f"{epochs:g} epochs", "give a positive number")
+        return math.ceil(epochs * images / self.batch_size)
 
     def settings(self) -> dict[str, Any]:
         """What the recipe says, in JSON's types, without the function that builds."""
         return {name: _plain(value) for name, value in asdict(self).items() if name != "build"}
 
 
+def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded settings, with what runs from before there was a choice did not record."""
+    since = {field.name: _plain(_as_dict(field.default)) for field in fields(Recipe) if field.default is not MISSING}
+    return {**since, **settings}
+
+
+def _as_dict(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    """Tuples as lists, at any depth."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, tuple | list) else value

@@ -3,8 +3,8 @@
 | in the directory | what |
 |---|---|
 | `run.json` | what was trained on what, and how; the run's id |
-| `checkpoints/` | Hugging Face `Trainer` checkpoints, to resume from |
-| `tensorboard/` | losses, learning rate, speed |
+| `checkpoints/` | Hugging Face `Trainer` checkpoints, to resume from; of several stages in `stage-1/` and so on |
+| `tensorboard/` | losses, learning rate, speed; figures and pictures of what is evaluated |
 | `config.json`, `model.safetensors`, `preprocessor_config.json` | the trained model, once training is finished |
 
 The model loads with `AutoModelForObjectDetection.from_pretrained` and `AutoImageProcessor.from_pretrained`. Resizing,
@@ -12,6 +12,7 @@ normalisation, padding and how a pair is looked at are kept in `preprocessor_con
 there to predict.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -99,16 +100,38 @@ def read_description(run: Path) -> dict[str, Any]:
     return dict(description)
 
 
-def last_checkpoint(run: Path) -> tuple[Path, int] | None:
-    """The last complete checkpoint and its step; one cut short by a kill has no readable `trainer_state.json`."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of a stage, and what the trainer knew then."""
+
+    path: Path
+    step: int
+    """Of the stage."""
+    stopped: bool
+    """Whether the stage ended here."""
+    log: tuple[Mapping[str, Any], ...]
+    """What was logged until then, by steps of the stage."""
+
+
+def stage_directory(run: Path, stage: int, stages: int) -> Path:
+    """Where the checkpoints of a stage are: a run of one stage has no directory for it."""
+    return run / CHECKPOINTS if stages == 1 else run / CHECKPOINTS / f"stage-{stage + 1}"
+
+
+def last_checkpoint(directory: Path) -> Checkpoint | None:
+    """The last complete checkpoint of a stage; one cut short by a kill has no readable `trainer_state.json`."""
     found = []
-    for path in sorted((run / CHECKPOINTS).glob("checkpoint-*")):
-        try:
-            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            found.append((int(state["global_step"]), path))
-        except (OSError, ValueError, KeyError):
-            continue
-    return (max(found)[1], max(found)[0]) if found else None
+    for path in sorted(directory.glob("checkpoint-*")):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            found.append(_read_checkpoint(path))
+    return max(found, key=lambda checkpoint: checkpoint.step, default=None)
+
+
+def _read_checkpoint(path: Path) -> Checkpoint:
+    state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+    step, control = int(state["global_step"]), state["stateful_callbacks"]["TrainerControl"]["args"]
+    stopped = step >= int(state["max_steps"]) or bool(control["should_training_stop"])
+    return Checkpoint(path, step, stopped, tuple(state["log_history"]))
 
 
 def image_processor(recipe: Recipe) -> DetrImageProcessor:

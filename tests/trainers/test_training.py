@@ -23,7 +23,7 @@ from dataflow.records import Categories
 from dataflow.resize import FixedSize, KeepSize, LongestEdge, Resize, ResizePolicy
 from dataflow.view import View
 from tests.trainers.small_sets import TWO_CLASSES, squares, write_dataset
-from trainers import training
+from trainers import stage_training
 from trainers.dense import DenseDetectorConfig, build_dense
 from trainers.detection_trainer import DivergedError, parameter_groups
 from trainers.detr import build_detr
@@ -86,7 +86,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
                     raise KeyboardInterrupt
                 yield batch
 
-    monkeypatch.setattr(training, "BatchLoader", Stopping)
+    monkeypatch.setattr(stage_training, "BatchLoader", Stopping)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -164,7 +164,8 @@ def test_a_checkpoint_cut_short_by_a_kill_is_passed_over(finished: Path, dataset
     for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
         (run / name).unlink()
     (run / "checkpoints" / "checkpoint-6" / "trainer_state.json").write_text('{"global_st')
-    assert last_checkpoint(run) == (run / "checkpoints" / "checkpoint-4", 4)
+    found = last_checkpoint(run / "checkpoints")
+    assert found is not None and (found.path.name, found.step, found.stopped) == ("checkpoint-4", 4, False)
     assert train(dataset, TINY, run, resume=True).first_step == 4
     assert all(torch.equal(value, weights(run)[name]) for name, value in expected.items())
 
@@ -304,8 +305,10 @@ def test_a_loss_that_is_no_number_stops_training_and_names_the_images(build, dat
 def test_parameter_groups_split_rates_and_decay():
     model, _ = TINY_DETR.build(TWO_CLASSES, None)
     model.model.query_position_embeddings.weight.requires_grad_(False)
-    recipe = replace(detr_small(), learning_rate=1e-4, backbone_learning_rate=1e-5, weight_decay=0.5)
-    groups = {(group["lr"], group["weight_decay"]): group["params"] for group in parameter_groups(model, recipe)}
+    (planned,) = replace(detr_small(), learning_rate=1e-4, backbone_learning_rate=1e-5).planned_stages()
+    groups = {
+        (group["lr"], group["weight_decay"]): group["params"] for group in parameter_groups(model, planned.stage, 0.5)
+    }
     assert set(groups) == {(1e-5, 0.5), (1e-4, 0.5), (1e-4, 0.0)}
     backbone = {id(p) for p in model.model.backbone.parameters()}
     assert {id(p) for p in groups[1e-5, 0.5]} == backbone

@@ -1,0 +1,157 @@
+"""Evaluation while training: the figures of a split, image by image, and pictures of a few of its images."""
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.utils import draw_bounding_boxes
+from transformers import PreTrainedModel
+
+from dataflow.batches import Batch, normalise
+from dataflow.bridge import BatchLoader
+from dataflow.errors import UsageError
+from dataflow.prepared import PreparedDataset
+from dataflow.records import Predictions
+from trainers import processes
+from trainers.averaging import Average
+from trainers.detections import Detections, cxcywh_to_xyxy
+from trainers.detectors import detect
+from trainers.evaluation import read_truths
+from trainers.matching import match
+from trainers.normalisers import divisor, loss_counts, loss_parts
+from trainers.recipe import Recipe
+from trainers.watch import Watch
+
+_SHOWN_SCORE = 0.3
+"""Detections below it are not drawn: most of the hundred that average precision wants are."""
+_TRUTH, _FOUND = "lime", "red"
+
+Show = Callable[[str, Tensor, int], None]
+"""Takes an image's id, a picture (3, H, W) uint8 and the step."""
+
+
+class Validation:
+    """A split that is evaluated again and again.
+
+    Detections go to the evaluation batch by batch, as boxes in the original images; neither raw outputs nor pixels are
+    kept. Processes share the images, each of which is seen once.
+
+    Raises:
+        UsageError: there is no such split, or it has nothing to compare with.
+    """
+
+    def __init__(self, dataset: PreparedDataset, recipe: Recipe, watch: Watch, rank: int, world_size: int) -> None:
+        self._recipe = recipe
+        self._watch = watch
+        self._classes = len(dataset.categories)
+        align = recipe.view.align or "none" if dataset.layout.kind == "pairs" else "none"
+        self._truths, _ = read_truths(dataset, watch.split, align)
+        if not any((~record.objects.is_crowd).any() for record in self._truths):
+            raise UsageError(
+                f"split {watch.split!r} of {dataset.path} has no objects to be found", "evaluate on another split"
+            )
+        self.loader = BatchLoader(
+            dataset,
+            watch.split,
+            recipe.resize,
+            max(1, recipe.batch_size // (recipe.accumulate * world_size)),
+            training=False,
+            pad=recipe.pad,
+            rank=rank,
+            world_size=world_size,
+            view=recipe.view,
+        )
+        self.show: Show | None = None
+
+    def run(self, model: PreTrainedModel, average: Average | None, step: int) -> dict[str, float]:
+        """`AP`, `AP50` (COCO's) and `loss`, the one of the whole split as if it were a batch, at a step.
+
+        The model, or what its averaged weights make of it, is put to evaluation for that, and to training again.
+        """
+        model.eval()
+        try:
+            with nullcontext() if average is None else average.lent_to(model), torch.inference_mode():
+                found, loss = self._detections(model, step)
+        finally:
+            model.train()
+        by_image = {item.image_id: item for item in processes.gathered(found)}
+        figures = match(self._truths, by_image, self._classes).figures if processes.is_first() else {}
+        return {"loss": loss, **_known(processes.told(figures))}
+
+    def _detections(self, model: PreTrainedModel, step: int) -> tuple[list[Predictions], float]:
+        """This process's detections, and the loss of all."""
+        device = next(model.parameters()).device
+        sums = Losses(model)
+        found: list[Predictions] = []
+        shown = 0
+        for batch in self.loader:
+            own = batch.to(device)
+            inputs = own.inputs()
+            pixels = normalise(own.pixel_values, own.pixel_mask, self._recipe.mean, self._recipe.std)
+            output = model(pixel_values=pixels, pixel_mask=own.pixel_mask, labels=inputs["labels"])
+            sums.add(inputs, output)
+            detections = detect(model, output)
+            found += batch.predictions(
+                [image.boxes for image in detections],
+                [image.scores for image in detections],
+                [image.labels for image in detections],
+                run_id="",
+            )
+            for i in range(min(len(batch), self._watch.pictures - shown) if self.show is not None else 0):
+                assert self.show is not None
+                self.show(batch.image_ids[i], draw(batch, i, detections[i]), step)
+            shown += len(batch)
+        return found, sums.total(device)
+
+
+class Losses:
+    """The loss of a whole split from those of its batches, each divided by a number of its own."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, float] = {}
+
+    def add(self, inputs: Mapping[str, Any], output: Any) -> None:
+        """Take in a batch."""
+        counts = loss_counts(self._model, inputs)
+        for name, term in loss_parts(self._model, output).items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(term)) + term * divisor(name, counts[name])
+            self._counts[name] = self._counts.get(name, 0.0) + counts[name]
+
+    def total(self, device: torch.device) -> float:
+        """The loss, over all processes."""
+        counts = processes.summed(self._counts, device)
+        sums = processes.summed({name: float(value) for name, value in self._sums.items()}, device)
+        return sum(value / divisor(name, counts[name]) for name, value in sums.items())
+
+
+def _known(figures: Mapping[str, float | None]) -> dict[str, float]:
+    """The figures that steer a training; there are objects, so both exist."""
+    return {name: float(figures[name] or 0.0) for name in ("AP", "AP50")}
+
+
+def draw(batch: Batch, index: int, detections: Detections) -> Tensor:
+    """What a detector is shown of an image, (3, h, w) uint8, with the objects in it in green and its detections in red.
+
+    Two images that it is shown stand beside each other, each with all boxes.
+    """
+    size = batch.sizes[index]
+    height, width = size.tolist()
+    pixels = batch.pixel_values[index, :, :height, :width]
+    sure = (detections.scores >= _SHOWN_SCORE).cpu()
+    truth = cxcywh_to_xyxy(batch.targets[index].boxes, size)
+    found = cxcywh_to_xyxy(detections.boxes.float().cpu()[sure], size)
+    labels = [f"{score:.2f}" for score in detections.scores.cpu()[sure].tolist()]
+    drawn = []
+    for image in torch.split(pixels, 3):
+        with_truth = draw_bounding_boxes(image, _ordered(truth), colors=_TRUTH, width=2)
+        drawn.append(draw_bounding_boxes(with_truth, _ordered(found), labels=labels, colors=_FOUND))
+    return torch.cat(drawn, dim=2)
+
+
+def _ordered(boxes: Tensor) -> Tensor:
+    """Boxes whose corners are in order, which drawing wants even of one that is thinner than rounding."""
+    return torch.cat([boxes[:, :2], torch.maximum(boxes[:, :2], boxes[:, 2:])], dim=1)

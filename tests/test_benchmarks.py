@@ -24,6 +24,11 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
             ("--images", "32", "--large", "0", "--rounds", "1", "--seconds", "0", "--only=limit", "--only=ours_float"),
             {"ours_float_vs_limit_480", "ours_float_vs_limit_800"},
         ),
+        (
+            "evaluation",
+            ("--images", "20", "--rounds", "1"),
+            {"pycocotools_vs_shardbox", "cell_by_cell_vs_one_pass"},
+        ),
         ("scale", ("--images", "2000", "--objects", "2"), {"plan_bytes_per_image", "shuffle_bytes_per_image"}),
     ],
 )

@@ -115,9 +115,10 @@ def _class_precision(right: Flags, ignored: Flags, weights: Weights, truths: Int
     for t in range(len(right)):
         tp = np.cumsum(own * right[t, places, None], axis=0)
         counted = np.cumsum(own * ~ignored[t, places, None], axis=0) + between
-        envelope = np.maximum.accumulate(ratio(tp, counted)[::-1], axis=0)[::-1]
+        precision = tp / np.maximum(counted, 1)
+        envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
         share = np.diff(_recalls_reached(tp / n), axis=0, prepend=0)
-        found[t, truths > 0] = (np.nan_to_num(envelope) * share).sum(axis=0)[truths > 0] / len(RECALLS)
+        found[t, truths > 0] = (envelope * share).sum(axis=0)[truths > 0] / len(RECALLS)
     return found
 
 

@@ -30,7 +30,6 @@ _EXTRAS = {
     "torchvision": "train",
     "transformers": "train",
     "pyarrow": "analyse",
-    "pycocotools": "analyse",
     "fiftyone": "analyse",
     "skimage": "analyse",
     "sklearn": "analyse",

@@ -9,9 +9,9 @@ import contextlib
 import io
 import json
 import logging
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dataflow.errors import DataRefusedError, MissingExtraError, UsageError
+from dataflow.paths import REQUESTS, is_cloud, location, remove_tree
 from dataflow.runners import Check, Submission, default_arguments, submission_checks
 from dataflow.shards import Outcome, ShardFormat, ShardKey, ShardResult, load_results, save_result, write_shard
 from dataflow.worker_pool import answer
@@ -112,7 +113,7 @@ class _WriteShard(beam.DoFn):  # type: ignore[misc]
 
     def __init__(self, job: ShardJob, directory: str) -> None:
         # Not the job: its inputs would travel with every bundle.
-        self._shard_format, self._outcomes, self._directory = job.shard_format, job.outcomes, Path(directory)
+        self._shard_format, self._outcomes, self._directory = job.shard_format, job.outcomes, location(directory)
         self._version = version("shardbox")
 
     def setup(self) -> None:
@@ -154,25 +155,25 @@ def write_plan(job: ShardJob, directory: Path) -> int:
     """Leave the plan of a job where its workers find it; returns the bytes written."""
     folder = directory / _PLAN
     folder.mkdir()
-    size = 0
-    with (folder / _SHARDS).open("w", encoding="ascii") as shards:
-        for key, lines in job.inputs.items():
-            with _plan_file(directory, job.shard_format, key).open("w", encoding="ascii") as file:
-                file.writelines(f"{line}\n" for line in lines)
-                size += file.tell()
-            shards.write(json.dumps([key.split, key.index, key.of]) + "\n")
-        return size + shards.tell()
+
+    def write_lines(key: ShardKey) -> int:
+        text = "".join(f"{line}\n" for line in job.inputs[key])
+        return _plan_file(directory, job.shard_format, key).write_text(text, encoding="ascii")
+
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        size = sum(pool.map(write_lines, job.inputs))
+    shards = "".join(json.dumps([key.split, key.index, key.of]) + "\n" for key in job.inputs)
+    return size + (folder / _SHARDS).write_text(shards, encoding="ascii")
 
 
 def _planned_shards(directory: str) -> Iterator[tuple[str, int, int]]:
-    with Path(directory, _PLAN, _SHARDS).open(encoding="ascii") as file:
-        for line in file:
-            split, index, of = json.loads(line)
-            yield split, index, of
+    for line in (location(directory) / _PLAN / _SHARDS).read_text(encoding="ascii").splitlines():
+        split, index, of = json.loads(line)
+        yield split, index, of
 
 
 def _plan_file(directory: Path, shard_format: ShardFormat, key: ShardKey) -> Path:
-    return directory / _PLAN / shard_format.path(directory, key).name
+    return directory / _PLAN / shard_format.file_name(key)
 
 
 def _given_options(runner: str, arguments: Sequence[str]) -> PipelineOptions:
@@ -260,7 +261,7 @@ def run_shard_job(
         _run_pipeline(job, directory, options)
     written = load_results(results)
     for folder in (results, directory / _PLAN):
-        shutil.rmtree(folder)
+        remove_tree(folder)
     _remove_partial(job, directory)
     _check_nothing_lost(job, written, runner)
     return written
@@ -313,7 +314,9 @@ def add_job(pipeline: beam.Pipeline, job: ShardJob, directory: Path) -> None:
 
 def _remove_partial(job: ShardJob, directory: Path) -> None:
     """Remove half-written shards: of a worker that was killed, where the runner gave its shard to another."""
-    names = {job.shard_format.path(directory, key).name for key in job.inputs}
+    if is_cloud(directory):
+        return  # There an object is whole or not there.
+    names = {job.shard_format.file_name(key) for key in job.inputs}
     for path in list(directory.iterdir()):
         if path.name.startswith(".") and path.name[1:].rpartition(".")[0] in names:
             path.unlink()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from tensorflow_datasets.core import constants
 
 from dataflow.errors import UsageError
 from dataflow.example_values import ExampleValues
+from dataflow.paths import is_cloud, local_file, location
 from dataflow.records import Categories, FramePair, ImageRecord
 from dataflow.schema import Layout, example_image_id, example_to_pair, example_to_record, find_layout, image_features
 from dataflow.shards import FILE_FORMATS, FileFormat
@@ -22,6 +24,7 @@ from dataflow.tfrecord import CorruptRecordError, read_records
 MANIFEST = "manifest.json"
 AUDIT = "audit.json"
 _SOURCE_ID = "image/source_id"
+_DESCRIPTION = ("dataset_info.json", "features.json")
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,25 @@ class PreparedDataset:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        if not (self.path / "dataset_info.json").is_file() or not (self.path / "features.json").is_file():
+        self.path = location(path)
+        if not all((self.path / name).is_file() for name in _DESCRIPTION):
             raise UsageError(f"{self.path} is no prepared dataset", _remedy(self.path))
         try:
-            self.builder = tfds.builder_from_directory(self.path)
+            self.builder = self._open()
         except (json_format.Error, ValueError, TypeError, KeyError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UsageError(f"{self.path}: its description cannot be read ({reason})", "prepare it again") from error
         self.layout: Layout = find_layout(self.builder.info.features, str(self.path))
+
+    def _open(self) -> Any:
+        """TFDS's builder; for a dataset in an object store, of a copy of what describes it."""
+        if not is_cloud(self.path):
+            return tfds.builder_from_directory(self.path)
+        with tempfile.TemporaryDirectory(prefix="shardbox-") as folder:
+            for file in self.path.iterdir():
+                if file.name in _DESCRIPTION or file.name.endswith(".labels.txt"):
+                    Path(folder, file.name).write_bytes(file.read_bytes())
+            return tfds.builder_from_directory(folder)
 
     @property
     def name(self) -> str:
@@ -94,7 +107,7 @@ class PreparedDataset:
         """What identifies the content: the manifest's, or for others a hash of TFDS's own description and sizes."""
         if "fingerprint" in self.manifest:
             return str(self.manifest["fingerprint"])
-        parts = [(self.path / name).read_bytes() for name in ("dataset_info.json", "features.json")]
+        parts = [(self.path / name).read_bytes() for name in _DESCRIPTION]
         return "tfds-" + hashlib.sha256(b"\0".join(parts)).hexdigest()
 
     def check_split(self, split: str) -> str:
@@ -114,7 +127,7 @@ class PreparedDataset:
         info = self.builder.info.splits[self.check_split(split)]
         counts = info.shard_lengths
         return [
-            Shard(split, index, Path(path), int(count))
+            Shard(split, index, self.path / Path(path).name, int(count))
             for index, (path, count) in enumerate(zip(info.filepaths, counts, strict=True))
         ]
 
@@ -179,6 +192,10 @@ class PreparedDataset:
 
 
 def _payloads(path: Path) -> Iterator[bytes]:
+    if is_cloud(path):
+        with local_file(path) as copied:
+            yield from _payloads(copied)
+        return
     if ".array_record" in path.name:
         from array_record.python.array_record_module import ArrayRecordReader
 

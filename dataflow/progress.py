@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from dataflow.paths import is_cloud, objects_below
+
 _TERMINAL_PERIOD_S = 0.25
 _LOG_PERIOD_S = 10.0
 
@@ -66,7 +68,17 @@ def watch(what: str, total: float, unit: str, measure: Callable[[], float]) -> I
 def watch_directory(directory: Path, expected_bytes: int, what: str) -> AbstractContextManager[None]:
     """Show progress by the bytes that appear below `directory`: it works for any runner that writes there."""
 
+    looked, found = float("-inf"), 0.0
+
     def megabytes() -> float:
+        nonlocal looked, found
+        if is_cloud(directory):
+            # Listing an object store costs a request, which is paid for.
+            if time.monotonic() - looked > _LOG_PERIOD_S:
+                names = objects_below(directory).items()
+                found = sum(status.st_size for name, status in names if not name.startswith(".")) / 1e6
+                looked = time.monotonic()
+            return found
         try:
             return sum(path.stat().st_size for path in list(directory.iterdir()) if path.is_file()) / 1e6
         except FileNotFoundError:  # A shard took its own name while we looked, or the directory is gone.

@@ -6,9 +6,11 @@ split`, by which an endless stream over epochs is told apart.
 """
 
 from collections.abc import Generator
+from dataclasses import replace
 
 from dataflow.array_records import read_array_records
 from dataflow.errors import UsageError
+from dataflow.paths import cached_files
 from dataflow.planned_reads import Plans
 from dataflow.prepared import Shard
 from dataflow.tfrecord_stream import read_tfrecords
@@ -20,7 +22,7 @@ def read_in_order(shards: list[Shard], plans: Plans, window: int) -> Generator[t
     The format of the shards decides how they are read, and nothing else: the same plans give the same examples.
 
     Args:
-        shards: all shards of the split, in order.
+        shards: all shards of the split, in order; those of an object store are copied to this machine first, and kept.
         plans: what to read, and in which order to hand it on.
         window: how many examples the plans shuffle at a time.
 
@@ -29,6 +31,8 @@ def read_in_order(shards: list[Shard], plans: Plans, window: int) -> Generator[t
         CorruptRecordError: a shard is damaged or holds fewer examples than its dataset says.
         MissingExtraError: the shards are TFRecord files, and TensorFlow is not installed.
     """
+    local = cached_files([shard.path for shard in shards])
+    shards = [replace(shard, path=path) for shard, path in zip(shards, local, strict=True)]
     if all(".array_record" in shard.path.name for shard in shards):
         return read_array_records(shards, plans)
     for shard in shards:

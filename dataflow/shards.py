@@ -6,9 +6,9 @@ shards is a power of two, so that a dataset that grows keeps its shards until it
 
 import hashlib
 import json
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from tensorflow_datasets.core import naming
 from dataflow.alignment_counts import AlignmentCounts, AlignmentTally, PairAlignment, parse_counts
 from dataflow.example_bytes import ExampleBytes
 from dataflow.findings import Code, Finding
+from dataflow.paths import REQUESTS, whole_file
 from dataflow.records import Categories
 from dataflow.schema import Kind, build_features
 from dataflow.splits import unit_hash
@@ -78,10 +79,14 @@ class ShardFormat:
             data_dir=directory, dataset_name=self.name, split=split, filetype_suffix=self.file_format
         )
 
+    def file_name(self, key: ShardKey) -> str:
+        """The name of a shard's file."""
+        template = self.template(Path(), key.split)
+        return Path(template.sharded_filepath(shard_index=key.index, num_shards=key.of)).name
+
     def path(self, directory: Path, key: ShardKey) -> Path:
         """The file of a shard."""
-        template = self.template(directory, key.split)
-        return Path(template.sharded_filepath(shard_index=key.index, num_shards=key.of))
+        return directory / self.file_name(key)
 
     def serialiser(self) -> ExampleBytes:
         """What turns examples into bytes."""
@@ -198,16 +203,14 @@ class _Tally:
 def write_shard(directory: Path, shard_format: ShardFormat, key: ShardKey, outcomes: Iterable[Outcome]) -> ShardResult:
     """Write one shard, one example in memory at a time, under a temporary name that becomes its own when complete."""
     path = shard_format.path(directory, key)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     serialise = shard_format.serialiser()
     tally = _Tally()
-    with _appender(partial, shard_format.file_format) as append:
+    with whole_file(path) as partial, _appender(partial, shard_format.file_format) as append:
         for outcome in outcomes:
             payload = None if outcome.example is None else serialise(outcome.example)
             if payload is not None:
                 append(payload)
             tally.add(outcome, payload)
-    partial.replace(path)
     return ShardResult(
         **asdict(key),
         file=path.name,
@@ -227,10 +230,8 @@ def write_shard(directory: Path, shard_format: ShardFormat, key: ShardKey, outco
 
 def save_result(result: ShardResult, directory: Path) -> None:
     """Leave a shard's result for the launcher, whole or not at all."""
-    path = directory / f"{result.file}.json"
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    partial.write_text(json.dumps(asdict(result)))
-    partial.replace(path)
+    with whole_file(directory / f"{result.file}.json") as partial:
+        partial.write_text(json.dumps(asdict(result)))
 
 
 def parse_result(fields: dict[str, Any]) -> ShardResult:
@@ -246,7 +247,9 @@ def parse_result(fields: dict[str, Any]) -> ShardResult:
 
 def load_results(directory: Path) -> list[ShardResult]:
     """All results in a directory, by split and index."""
-    results = (parse_result(json.loads(path.read_text())) for path in directory.glob("*.json"))
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        texts = list(pool.map(lambda path: path.read_text(), directory.glob("*.json")))
+    results = (parse_result(json.loads(text)) for text in texts)
     return sorted(results, key=lambda result: (result.split, result.index))
 
 

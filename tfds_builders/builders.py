@@ -1,8 +1,8 @@
 """The TFDS builders: a source or a pair dataset to a prepared dataset, by a Beam job, whole or not at all."""
 
 import json
+import tempfile
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -15,22 +15,29 @@ from google.protobuf import json_format  # type: ignore[import-untyped]
 from tensorflow_datasets.core import dataset_builder
 from tensorflow_datasets.core import splits as splits_lib
 
-from dataflow.alignment_counts import merge_counts
 from dataflow.beam_jobs import DEFAULT_RUNNER, ShardJob, check_runner, run_shard_job
 from dataflow.errors import DataRefusedError, UsageError
 from dataflow.findings import Audit, Finding, Policy, sorted_findings
-from dataflow.image_diff import DiffMode
+from dataflow.paths import is_cloud, upload_files
 from dataflow.prepared import MANIFEST, PreparedDataset
 from dataflow.progress import watch_directory
-from dataflow.registration import Method
 from dataflow.schema import SCHEMA_VERSION, build_features
-from dataflow.shards import FileFormat, ShardFormat, ShardKey, ShardResult, fingerprint, split_infos
+from dataflow.shards import FileFormat, ShardFormat, ShardResult, fingerprint, split_infos
 from dataflow.splits import FrameRanges
 from tfds_builders.audit.files import write_audit
-from tfds_builders.contact_sheet import CONTACT_SHEET, write_contact_sheet
 from tfds_builders.croissant import CROISSANT, croissant
-from tfds_builders.differences import DifferenceLoader, ImageFormat, shard_to_line
-from tfds_builders.directory import next_to, replace_directory, sign, sweep, unsign, write_json
+from tfds_builders.directory import (
+    discard,
+    is_prepared,
+    next_to,
+    publish,
+    replace_directory,
+    sign,
+    sweep,
+    unfinished,
+    unsign,
+    write_json,
+)
 from tfds_builders.ingest_options import IngestOptions
 from tfds_builders.planning import Plan, plan_shards
 from tfds_builders.reuse import input_digests, same_shards, save_inputs, take_shards, without_shards
@@ -85,12 +92,20 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
         self._policy, self._running, self._file_format = policy, running, file_format
         self._planned: Planned | None = None
         self._update, self._updated = update, False
+        # TFDS makes its own files here; where the dataset is to be in an object store, they are put there in the end.
+        self._scratch = tempfile.TemporaryDirectory(prefix="shardbox-") if is_cloud(out) else None
+        self._out = out
         try:
-            super().__init__(data_dir=out, file_format=file_format)
+            super().__init__(data_dir=self._scratch.name if self._scratch else out, file_format=file_format)
         except (json_format.Error, ValueError, TypeError, KeyError) as error:  # TFDS reads what is there already.
             if not self._target.exists():
                 raise
             raise UsageError(f"{self._target} is already there, and damaged", "delete it") from error
+
+    @property
+    def target(self) -> Path:
+        """The directory that the dataset is to have."""
+        return self._target
 
     @abstractmethod
     def _shard_format(self) -> ShardFormat: ...
@@ -121,10 +136,10 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
     def _build_data_dir(self, given_data_dir: str | None) -> tuple[str, str]:
         """TFDS's choice of directories; an update is made beside the dataset, of which TFDS then knows nothing."""
         root, directory = super()._build_data_dir(given_data_dir)
-        self._target = Path(directory)
+        self._target = self._out / Path(directory).relative_to(root) if self._scratch else Path(directory)
         sweep(self._target)
-        self._updated = self._update and self._target.exists()
-        return root, str(next_to(self._target)) if self._updated else directory
+        self._updated = self._update and is_prepared(self._target)
+        return root, str(next_to(self._target)) if self._updated and not self._scratch else directory
 
     def prepare(self) -> PreparedDataset:
         """Run the job and return the dataset it made.
@@ -136,7 +151,7 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
             UsageError: the directory is already there and not to be updated.
         """
         target = self._target
-        if target.exists() and not self._updated:
+        if is_prepared(target) and not self._updated:
             remedy = "bring it up to date with --update, delete it, or choose another --out or --name"
             raise UsageError(f"{target} is already there", remedy)
         paths = {"source": str(self._source_path()), "output": str(target.parent.parent)}
@@ -146,17 +161,32 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
         try:
             self.download_and_prepare()
         finally:
-            if target.parent.is_dir() and not any(target.parent.iterdir()):
+            if not self._scratch and target.parent.is_dir() and not any(target.parent.iterdir()):
                 target.parent.rmdir()
         return PreparedDataset(target)
 
     def download_and_prepare(self, **options: Any) -> None:
         """TFDS's own, which does nothing where the dataset is there already."""
+        if self._scratch:
+            self._prepare_elsewhere(Path(self._scratch.name), options)
+            return
         super().download_and_prepare(**options)
         if self._updated:
             replace_directory(self._target, Path(self.data_dir))
         # Only now: a job killed while TFDS finished its directory must still have been known as dead.
         unsign(self._target)
+
+    def _prepare_elsewhere(self, scratch: Path, options: Mapping[str, Any]) -> None:
+        """Shards are written in the object store, what describes them here; together they become the dataset."""
+        self._work = unfinished(self._target)
+        sign(self._work)
+        try:
+            super().download_and_prepare(**options)
+            upload_files(Path(self.data_dir), self._work)
+            publish(self._work, self._target)
+        except BaseException:
+            discard(self._work)
+            raise
 
     def _info(self) -> tfds.core.DatasetInfo:
         shard_format = self._shard_format()
@@ -179,9 +209,10 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
         """TFDS calls this with `data_dir` pointing to a temporary directory."""
         directory = Path(self.data_dir)
-        sign(directory)
+        if not self._scratch:
+            sign(directory)
         planned = self._planned or self._plan()
-        results = self._run(planned, directory)
+        results = self._run(planned, self._work if self._scratch else directory)
         audit = self._audit(planned, results)
         if self._policy == "fail" and audit.errors:
             raise RefusedError(
@@ -304,75 +335,6 @@ class SourceBuilder(ShardBuilder, skip_registration=True):  # type: ignore[call-
             for reference in references
             if reference.image_id in image_ids
         }
-
-
-class DifferencesBuilder(ShardBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """A dataset of pairs to a dataset of their differences, shard by shard, in the same order."""
-
-    def __init__(
-        self,
-        pairs: PreparedDataset,
-        *,
-        name: str,
-        out: Path,
-        mode: DiffMode = "absolute",
-        align: Method = "none",
-        image_format: ImageFormat = "jpeg",
-        policy: Policy = "quarantine",
-        running: Running = Running(),
-        update: bool = False,
-    ) -> None:
-        if pairs.layout.kind == "images":
-            raise UsageError(f"{pairs.path} holds single images, no pairs", "ingest with --pair-gap to make pairs")
-        if pairs.layout.kind == "differences":
-            raise UsageError(f"{pairs.path} already holds differences", "give the dataset of pairs it was made from")
-        if align != "none" and not pairs.layout.knows_frames:
-            remedy = "ingest the pairs again"
-            raise UsageError(f"{pairs.path} does not say which boxes are of the before frame", remedy)
-        self._pairs, self._loader = pairs, DifferenceLoader(pairs.path, mode, image_format, align)
-        file_format = pairs.file_format
-        super().__init__(name=name, out=out, policy=policy, running=running, file_format=file_format, update=update)
-
-    def _shard_format(self) -> ShardFormat:
-        return ShardFormat(self.name, self._pairs.categories, "differences", self._pairs.file_format)
-
-    def _source_path(self) -> Path:
-        return self._pairs.path
-
-    def _origin(self) -> Mapping[str, Any]:
-        return {
-            "source": {"dataset": self._pairs.name, "fingerprint": self._pairs.fingerprint},
-            "options": {
-                **self._pairs.manifest.get("options", {}),
-                "mode": self._loader.mode,
-                "align": self._loader.align,
-                "image_format": self._loader.image_format,
-            },
-        }
-
-    def _plan(self) -> Planned:
-        shards = [shard for split in self._pairs.splits for shard in self._pairs.shards(split)]
-        of = Counter(shard.split for shard in shards)
-        digests = self._pairs.shard_digests
-        inputs = {
-            ShardKey(shard.split, shard.index, of[shard.split]): [
-                shard_to_line(shard, digests.get(shard.path.name, ""))
-            ]
-            for shard in shards
-        }
-        job = ShardJob(self._shard_format(), inputs, self._loader, sum(shard.count for shard in shards))
-        return Planned(job, sum(shard.path.stat().st_size for shard in shards))
-
-    def _whole_findings(self, results: Sequence[ShardResult]) -> Iterable[Finding]:
-        return ()
-
-    def _image_paths(self, image_ids: Collection[str]) -> Mapping[str, Path]:
-        return {}  # They are in the shards.
-
-    def _tell_more(self, directory: Path, results: Sequence[ShardResult]) -> Mapping[str, Any]:
-        write_contact_sheet(directory / CONTACT_SHEET, self.name, self._pairs, self._loader, results)
-        counts = merge_counts(result.alignment for result in results if result.alignment is not None)
-        return {"alignment": {"method": self._loader.align, **counts.summary()}}
 
 
 def _earlier_seed(target: Path) -> int | None:

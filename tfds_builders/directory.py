@@ -6,16 +6,20 @@ name of its process; the next build sweeps those whose process is gone.
 
 import json
 import os
-import shutil
 import socket
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from tensorflow_datasets.core import constants
 
+from dataflow.paths import REQUESTS, copy_object, is_cloud, objects_below, remove_tree
+
 _OWNER = ".owner.json"
+_READY = ".ready"
+_LOADS = "dataset_info.json"
 # TFDS's own names have letters and digits before the underscore, never a dot.
 _OLD = f"{constants.INCOMPLETE_PREFIX}OLD."
 _GONE = f"{constants.INCOMPLETE_PREFIX}GONE."
@@ -23,12 +27,14 @@ _GONE = f"{constants.INCOMPLETE_PREFIX}GONE."
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file whole or not at all."""
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    write_text(path, text)
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file whole or not at all."""
+    if is_cloud(path):
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        return
     partial = path.with_name(f"{path.name}.partial")
     # The source's own path may hold bytes that are no UTF-8: they become escapes.
     partial.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -70,6 +76,9 @@ def sweep(target: Path) -> None:
         try:
             if not _abandoned(path):
                 continue
+            if is_cloud(path):
+                _sweep_objects(path, target)
+                continue
             if path.name.startswith(_OLD) and not target.exists():
                 path.rename(target)
                 continue
@@ -81,6 +90,45 @@ def sweep(target: Path) -> None:
             continue
     if target.is_dir() and (target / _OWNER).exists() and _abandoned(target):
         unsign(target)
+
+
+def unfinished(target: Path) -> Path:
+    """Where a dataset in an object store is made ready. TFDS names the directories of this machine itself."""
+    return _another_name(target, constants.INCOMPLETE_PREFIX)
+
+
+def is_prepared(target: Path) -> bool:
+    """Whether something is in the place of a dataset; in an object store, whether that loads."""
+    return (target / _LOADS).exists() if is_cloud(target) else target.exists()
+
+
+def discard(work: Path) -> None:
+    """Remove what a failed build left in an object store, unless all of it is ready: then `sweep` will publish it."""
+    if not (work / _READY).exists():
+        _remove(work)
+
+
+def publish(work: Path, target: Path) -> None:
+    """What is ready below `work` takes its place below `target`, in an object store; what was there before goes.
+
+    `dataset_info.json`, without which nothing loads a dataset, goes first and comes last. Object stores have no rename:
+    objects are copied, inside the store. If that is interrupted, `sweep` does it again, from the mark on.
+    """
+    (work / _READY).write_text("")
+    wanted = {name for name in objects_below(work) if not name.startswith(".")}
+    (target / _LOADS).unlink(missing_ok=True)
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        list(pool.map(lambda name: copy_object(work / name, target / name), wanted - {_LOADS}))
+        list(pool.map(lambda name: (target / name).unlink(missing_ok=True), set(objects_below(target)) - wanted))
+    copy_object(work / _LOADS, target / _LOADS)
+    _remove(work)
+
+
+def _sweep_objects(work: Path, target: Path) -> None:
+    if (work / _READY).exists():
+        publish(work, target)
+    else:
+        _remove(work)
 
 
 def _another_name(target: Path, prefix: str) -> Path:
@@ -101,15 +149,7 @@ def _abandoned(path: Path) -> bool:
 
 def _remove(path: Path) -> None:
     """Remove a directory, its owner's name last: killed half-way, it is known as abandoned still."""
-    for entry in path.iterdir():
-        if entry.name == _OWNER:
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-    unsign(path)
-    path.rmdir()
+    remove_tree(path, last=_OWNER)
 
 
 def _lives(pid: int, made_by: Mapping[str, Any]) -> bool:

@@ -5,10 +5,12 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from dataflow.beam_jobs import ShardJob
+from dataflow.paths import REQUESTS, copy_object, is_cloud
 from dataflow.shards import ShardKey, ShardResult, parse_result
 from tfds_builders.directory import write_text
 
@@ -61,6 +63,10 @@ def without_shards(job: ShardJob, kept: Sequence[ShardResult]) -> ShardJob:
 
 def take_shards(target: Path, directory: Path, results: Sequence[ShardResult]) -> None:
     """The files of these shards, in another directory: the same file where the file system can, else a copy."""
+    if is_cloud(directory):
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            list(pool.map(lambda result: copy_object(target / result.file, directory / result.file), results))
+        return
     for result in results:
         try:
             os.link(target / result.file, directory / result.file)

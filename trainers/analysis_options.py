@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from dataflow.paths import location
 from trainers.options import TOOLS, add_command
 
 _MODULE = "trainers.analysis_commands"
@@ -11,8 +12,12 @@ _EXPLAIN = "trainers.comparing_commands"
 
 def _add_evaluate(commands: Any) -> None:
     parser = add_command(commands, _MODULE, "evaluate", "Compare predictions with the truth", "prepared dataset")
-    parser.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="directory that predict wrote")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory for report.html, report.json")
+    parser.add_argument(
+        "--predictions", type=location, required=True, metavar="DIR", help="directory that predict wrote"
+    )
+    parser.add_argument(
+        "--out", type=location, required=True, metavar="DIR", help="directory for report.html, report.json"
+    )
     parser.add_argument("--split", help="split to evaluate (default: the one that was predicted)")
 
 
@@ -24,14 +29,16 @@ def _add_explain_map(commands: Any) -> None:
         "Say why another tool gives these predictions another mAP",
         "prepared dataset",
     )
-    parser.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="directory that predict wrote")
+    parser.add_argument(
+        "--predictions", type=location, required=True, metavar="DIR", help="directory that predict wrote"
+    )
     parser.add_argument("--split", help="split to evaluate (default: the one that was predicted)")
     parser.add_argument(
         "--figure", action="append", default=[], metavar="NAME=VALUE",
         help="what the other tool gave, with all its digits: AP, AP50, AP75, APs, APm or APl; may be repeated",
     )  # fmt: skip
     parser.add_argument(
-        "--torchmetrics", type=Path, metavar="FILE", help="JSON of what MeanAveragePrecision.compute() gave"
+        "--torchmetrics", type=location, metavar="FILE", help="JSON of what MeanAveragePrecision.compute() gave"
     )
     parser.add_argument(
         "--tool", choices=TOOLS, help="which tool gave the figures: its convention is where the search starts"
@@ -43,7 +50,7 @@ def _add_browse(commands: Any) -> None:
         commands, _MODULE, "browse", "Store truth and predictions in FiftyOne and open its App", "prepared dataset"
     )
     parser.add_argument(
-        "--predictions", type=Path, nargs="*", default=[], metavar="DIR", help="directories that predict wrote"
+        "--predictions", type=location, nargs="*", default=[], metavar="DIR", help="directories that predict wrote"
     )
     parser.add_argument("--split", help="split to browse (default: the one that was predicted, else validation)")
     parser.add_argument("--name", help="name of the FiftyOne dataset (default: after DATASET)")
@@ -53,7 +60,7 @@ def _add_browse(commands: Any) -> None:
 
 def _add_demo(commands: Any) -> None:
     parser = add_command(commands, _MODULE, "demo", "Run every stage on a small set of generated before/after scenes")
-    parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="directory (default: demo)")
+    parser.add_argument("--out", type=location, default=Path("demo"), metavar="DIR", help="directory (default: demo)")
 
 
 ADD_COMMANDS = (_add_evaluate, _add_explain_map, _add_browse, _add_demo)

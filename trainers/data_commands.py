@@ -10,6 +10,7 @@ from typing import Any
 
 from dataflow.errors import UsageError
 from dataflow.findings import Finding
+from dataflow.paths import is_cloud
 from dataflow.splits import FrameRanges, Splits, parse_splits
 
 _SHOWN_FINDINGS = 10
@@ -30,6 +31,11 @@ def _existing(path: Path, what: str) -> Path:
     if not path.exists():
         raise UsageError(f"{what} {path} does not exist", "check the path")
     return path.resolve()
+
+
+def _absolute(path: Path) -> Path:
+    """`path` from the root on, links as they are."""
+    return path if is_cloud(path) else Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def _dataset_name(wanted: str | None, path: Path) -> str:
@@ -63,7 +69,7 @@ def ingest(arguments: Namespace) -> dict[str, Any]:
     options = _source_options(arguments, splits)
     source = open_source(arguments.format, source_path, **options)
     # The name as it was given: `resolve` would take that of what a link leads to.
-    name = _dataset_name(arguments.name, Path(os.path.abspath(arguments.source)))  # noqa: PTH100
+    name = _dataset_name(arguments.name, _absolute(arguments.source))
     ingest_options = IngestOptions(
         plan=PlanOptions(splits, arguments.seed, arguments.scenes, arguments.shards),
         policy=arguments.on_finding,
@@ -120,7 +126,7 @@ def diff(arguments: Namespace) -> dict[str, Any]:
     """`shardbox diff`: pairs to differences."""
     from dataflow.prepared import PreparedDataset
     from dataflow.view import default_mode
-    from tfds_builders.builders import DifferencesBuilder
+    from tfds_builders.difference_builder import DifferencesBuilder
 
     pairs = PreparedDataset(arguments.dataset.resolve())
     targets = pairs.manifest.get("options", {}).get("targets", "both")
@@ -148,7 +154,7 @@ def _prepare(builder: Any, what: str) -> dict[str, Any]:
     """Run a builder and tell what became of every image."""
     from tfds_builders.builders import RefusedError
 
-    refused = Path(builder.data_dir).parent / "refused.json"
+    refused = builder.target.parent / "refused.json"
     try:
         dataset = builder.prepare()
     except RefusedError as error:

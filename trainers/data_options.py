@@ -1,9 +1,9 @@
 """Options of the commands about data."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from dataflow.paths import location
 from trainers.options import FORMATS, METHODS, MODES, add_command, add_runner
 
 _MODULE = "trainers.data_commands"
@@ -24,17 +24,17 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 
 def _add_ingest(commands: Any) -> None:
     parser = add_command(commands, _MODULE, "ingest", "Turn an annotated source into a prepared dataset")
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="directory (or file) of the annotated images")
+    parser.add_argument("source", type=location, metavar="SOURCE", help="directory (or file) of the annotated images")
     parser.add_argument(
         "--format",
         choices=("auto", *FORMATS),
         default="auto",
         help="how SOURCE is annotated (default auto: by what it holds)",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset goes to DIR/NAME/1.0.0")
+    parser.add_argument("--out", type=location, required=True, metavar="DIR", help="the dataset goes to DIR/NAME/1.0.0")
     parser.add_argument("--name", help="name of the dataset (default: after SOURCE)")
     parser.add_argument("--names", help="class names a,b,c where SOURCE has none")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="coco: where the images are")
+    parser.add_argument("--images", type=location, metavar="DIR", help="coco: where the images are")
     _add_splitting(parser.add_argument_group("splits"))
     _add_checking(parser.add_argument_group("images and files"))
     _add_pairing(parser.add_argument_group("before/after pairs (mot, virat, pairs)"))
@@ -104,7 +104,7 @@ def _add_diff(commands: Any) -> None:
     parser = add_command(
         commands, _MODULE, "diff", "Turn a dataset of pairs into a dataset of difference images", "dataset of pairs"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset goes to DIR/NAME/1.0.0")
+    parser.add_argument("--out", type=location, required=True, metavar="DIR", help="the dataset goes to DIR/NAME/1.0.0")
     parser.add_argument("--name", help="name of the dataset (default: NAME_MODE)")
     parser.add_argument(
         "--mode",
@@ -131,7 +131,7 @@ def _add_export(commands: Any) -> None:
         commands, _MODULE, "export", "Turn a prepared dataset into an annotation format", "prepared dataset"
     )
     parser.add_argument("--format", choices=FORMATS, required=True, help="what to write")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory to write")
+    parser.add_argument("--out", type=location, required=True, metavar="DIR", help="directory to write")
     parser.add_argument("--split", help="split to export (default: all)")
 
 
@@ -139,7 +139,7 @@ def _add_diff_datasets(commands: Any) -> None:
     parser = add_command(
         commands, _MODULE, "diff-datasets", "Say what changed between two prepared datasets", "prepared dataset"
     )
-    parser.add_argument("other", type=Path, metavar="OTHER", help="prepared dataset to compare it with")
+    parser.add_argument("other", type=location, metavar="OTHER", help="prepared dataset to compare it with")
 
 
 def _add_doctor(commands: Any) -> None:

@@ -3,8 +3,9 @@
 import argparse
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Any
+
+from dataflow.paths import location
 
 Command = Callable[[argparse.Namespace], dict[str, Any]]
 MODES = ("absolute", "signed", "grey", "threshold", "ssim")
@@ -28,7 +29,7 @@ def add_command(commands: Any, module: str, name: str, summary: str, reads: str 
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=f"{summary}.")
     parser.set_defaults(command=_command(module, name), command_name=name)
     if reads:
-        parser.add_argument("dataset", type=Path, metavar="DATASET", help=reads)
+        parser.add_argument("dataset", type=location, metavar="DATASET", help=reads)
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output and nothing else")
     return parser
 

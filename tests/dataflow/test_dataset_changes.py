@@ -10,7 +10,7 @@ from dataflow.errors import UsageError
 from dataflow.prepared import PreparedDataset
 from dataflow.splits import parse_splits
 from tests.factories import Picture, Thing, photograph, prepare, write, write_mot, write_yolo
-from tfds_builders.builders import DifferencesBuilder
+from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.pairing import PairOptions

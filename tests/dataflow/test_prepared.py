@@ -31,7 +31,8 @@ from tests.factories import (
     write_coco,
     write_mot,
 )
-from tfds_builders.builders import DifferencesBuilder, Running
+from tfds_builders.builders import Running
+from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.pairing import PairOptions

@@ -25,7 +25,7 @@ from dataflow.registration import Method
 from dataflow.resize import ResizePolicy
 from dataflow.view import INPUTS, View
 from tests.dataflow.detection_sets import make_records, write_ours
-from tfds_builders.builders import DifferencesBuilder
+from tfds_builders.difference_builder import DifferencesBuilder
 
 SIZE = (120, 160)
 WHOLE = ResizePolicy(*SIZE)

@@ -20,7 +20,7 @@ from dataflow.valid_pixels import decode_mask, whole_mask
 from tests.factories import prepare, write
 from tests.tfds_builders.broken_sources import load_json
 from tests.tfds_builders.shaken_frames import PETS, SIZE, STILL, scene, write_scenes, write_shaken_pets
-from tfds_builders.builders import DifferencesBuilder
+from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.differences import mean_change
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.pairing import PairOptions

@@ -21,7 +21,8 @@ from tests.factories import (
     write_mot,
     write_yolo,
 )
-from tfds_builders.builders import DifferencesBuilder, Running, SourceBuilder
+from tfds_builders.builders import Running, SourceBuilder
+from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo

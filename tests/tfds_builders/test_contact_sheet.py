@@ -20,8 +20,8 @@ from dataflow.registration import Method
 from dataflow.shards import ShardResult
 from tests.factories import Picture, Thing, prepare, write_mot
 from tests.tfds_builders.shaken_frames import PETS, SIZE, STILL, write_scenes, write_shaken_pets
-from tfds_builders.builders import DifferencesBuilder
 from tfds_builders.contact_sheet import CONTACT_SHEET, movement_in_words, write_contact_sheet
+from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.differences import DifferenceLoader
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.pairing import PairOptions

@@ -17,8 +17,8 @@ from tensorflow_datasets.core.dataset_builders.croissant_builder import Croissan
 
 from dataflow.prepared import PreparedDataset
 from tests.factories import Picture, Thing, logical_dataset, prepare, write_coco, write_mot
-from tfds_builders.builders import DifferencesBuilder
 from tfds_builders.croissant import CROISSANT, croissant
+from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.pairing import PairOptions

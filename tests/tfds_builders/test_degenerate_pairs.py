@@ -31,7 +31,7 @@ from dataflow.tfrecord import read_records
 from tests.factories import ORIENTATION, load, prepare, write
 from tests.tfds_builders.broken_sources import load_json
 from tests.tfds_builders.pair_lists import thing
-from tfds_builders.builders import DifferencesBuilder
+from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.pairs import open_pairs
 
 SIZE = (64, 96)

@@ -18,7 +18,7 @@ from dataflow.records import FramePair
 from dataflow.registration import Method
 from tests.factories import Picture, Thing, prepare, write, write_mot
 from tests.tfds_builders.broken_sources import load_json
-from tfds_builders.builders import DifferencesBuilder
+from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.pairing import PairOptions
 

@@ -17,8 +17,8 @@ from dataflow.records import Categories, Change, FramePair, ImageRecord, Objects
 from dataflow.splits import parse_splits
 from tests.factories import Picture, Thing, logical_dataset, photograph, prepare, write_coco, write_mot
 from tests.tfds_builders.round_trips import class_differences, object_differences, orientation
-from tfds_builders.builders import DifferencesBuilder
 from tfds_builders.choices import PAIR_FORMATS, FormatName, open_source, open_writer
+from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.export import export_dataset
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.pairs import open_pairs

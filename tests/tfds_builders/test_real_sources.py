@@ -15,7 +15,7 @@ from dataflow.records import Change
 from dataflow.splits import FrameRanges, parse_splits
 from tests.factories import prepare
 from tests.tfds_builders.broken_sources import load_json
-from tfds_builders.builders import DifferencesBuilder
+from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo

@@ -22,7 +22,8 @@ from dataflow.shards import FILE_FORMATS, FileFormat
 from tests.factories import Picture, logical_dataset, photograph, write, write_mot, write_yolo
 from tests.tfds_builders.portable import ROOT, external, loopback, time_limit
 from tests.tfds_builders.shaken_frames import write_scenes
-from tfds_builders.builders import DifferencesBuilder, IngestOptions, Running, SourceBuilder
+from tfds_builders.builders import IngestOptions, Running, SourceBuilder
+from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.pairing import PairOptions

@@ -9,7 +9,7 @@ import pytest
 from dataflow.errors import UsageError
 from dataflow.prepared import PreparedDataset
 from tests.factories import Picture, logical_dataset, photograph, prepare, write, write_coco, write_mot, write_yolo
-from tfds_builders.builders import DifferencesBuilder
+from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo

@@ -19,7 +19,7 @@ from dataflow.records import Predictions
 from dataflow.resize import ResizePolicy
 from dataflow.splits import FrameRanges
 from tests.factories import Picture, Thing, logical_dataset, prepare, write_coco, write_mot, write_yolo
-from tfds_builders.builders import DifferencesBuilder
+from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo

@@ -19,7 +19,7 @@ from dataflow.resize import ResizePolicy
 from dataflow.view import View
 from tests.factories import prepare
 from tests.trainers.small_sets import write_dataset
-from tfds_builders.builders import DifferencesBuilder
+from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.pairs import open_pairs
 from tfds_builders.formats.pairs_writer import PairsWriter
 from trainers.dense import DenseDetectorConfig, build_dense

@@ -10,8 +10,8 @@ The same detector takes the same steps on the same photographs, which come from
 - `ready`: batches of ours that are on the device already, which is how fast it could be.
 
 Weights are random: they cost as much as others. On a GPU it computes in bfloat16, and what it waits is the time between
-the end of a step and the beginning of the next one, by its own clock, copying included. On a CPU it is the time that the
-next batch takes to come, while the same cores also decode.
+the end of a step and the beginning of the next one, by its own clock, copying included. On a CPU it is the time that
+the next batch takes to come, while the same cores also decode.
 """
 
 import itertools

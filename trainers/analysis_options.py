@@ -7,7 +7,7 @@ from dataflow.paths import location
 from trainers.options import TOOLS, add_command
 
 _MODULE = "trainers.analysis_commands"
-_EXPLAIN = "trainers.comparing_commands"
+_COMPARING = "trainers.comparing_commands"
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -21,10 +21,28 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("--split", help="split to evaluate (default: the one that was predicted)")
 
 
+def _add_compare(commands: Any) -> None:
+    parser = add_command(
+        commands, _COMPARING, "compare", "Say what runs do better and worse than the first of them", "prepared dataset"
+    )
+    parser.add_argument(
+        "--predictions", type=Path, nargs="+", required=True, metavar="DIR", help="directories that predict wrote"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="directory for compare.html, compare.json"
+    )
+    parser.add_argument("--split", help="split to compare on (default: the one that was predicted)")
+    parser.add_argument(
+        "--across-datasets", action="store_true",
+        help="take predictions of other datasets too, such as before a correction: by the truth of DATASET, on the "
+        "images that all of them have",
+    )  # fmt: skip
+
+
 def _add_explain_map(commands: Any) -> None:
     parser = add_command(
         commands,
-        _EXPLAIN,
+        _COMPARING,
         "explain-map",
         "Say why another tool gives these predictions another mAP",
         "prepared dataset",
@@ -63,4 +81,4 @@ def _add_demo(commands: Any) -> None:
     parser.add_argument("--out", type=location, default=Path("demo"), metavar="DIR", help="directory (default: demo)")
 
 
-ADD_COMMANDS = (_add_evaluate, _add_explain_map, _add_browse, _add_demo)
+ADD_COMMANDS = (_add_evaluate, _add_compare, _add_explain_map, _add_browse, _add_demo)

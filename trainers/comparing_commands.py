@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -86,3 +87,61 @@ def _json(explanation: Any) -> dict[str, Any]:
         "left": explanation.left,
         "explained": explanation.explained,
     }
+
+
+def compare(arguments: Namespace) -> dict[str, Any]:
+    """`shardbox compare`: two or more runs beside each other, to lines, `compare.json` and `compare.html`."""
+    from dataflow.errors import UsageError
+    from dataflow.prepared import PreparedDataset
+    from trainers.comparison import compare as compare_runs
+    from trainers.comparison_page import JSON, write_comparison
+    from trainers.outputs import check_output
+    from trainers.predictions import read_predictions
+
+    if len(arguments.predictions) < 2:
+        raise UsageError("--predictions names one directory", "give two or more, the first to compare with")
+    check_output(arguments.out, JSON, overwrite=False)
+    dataset = PreparedDataset(arguments.dataset)
+    runs = labelled({path: read_predictions(path) for path in arguments.predictions})
+    comparison = compare_runs(dataset, runs, arguments.split, across_datasets=arguments.across_datasets)
+    write_comparison(comparison, dataset, runs, arguments.out)
+    first = comparison.evaluations[0]
+    left_out = f", {comparison.left_out} that not all predicted left out" if comparison.left_out else ""
+    print(f"{first.dataset}, {first.split}: {len(first.truths)} images{left_out}")
+    for changes in comparison.changes:
+        _print_changes(comparison.labels[0], changes)
+    print(f"written: {arguments.out}; read {arguments.out / 'compare.html'}")
+    told = {changes.label: {n: c.difference for n, c in changes.figures.items()} for changes in comparison.changes}
+    return {"comparison": str(arguments.out / JSON), "differences": told}
+
+
+def labelled(runs: Mapping[Path, Any]) -> dict[str, Any]:
+    """Predictions by a short name: their directory's; where these are the same, the path as it was given."""
+    names = [path.resolve().name for path in runs]
+    unique = len(set(names)) == len(names)
+    return {name if unique else str(path): read for name, (path, read) in zip(names, runs.items(), strict=True)}
+
+
+def _print_changes(first: str, changes: Any) -> None:
+    from trainers.comparison_page import verdict
+
+    print(f"\n{changes.label} beside {first}")
+    print(f"  {'':<6}{first[:12]:>13}{changes.label[:12]:>13}{'difference':>12}{'95 % interval':>20}{'better in':>11}")
+    for name, change in changes.figures.items():
+        if change.difference is None or change.low is None:
+            print(f"  {name:<6} not defined: there are no objects")
+            continue
+        values = f"{change.first:>13.3f}{change.other:>13.3f}{change.difference:>+12.3f}"
+        interval = f"{change.low:+.3f} to {change.high:+.3f}"
+        print(f"  {name:<6}{values}{interval:>20}{100 * change.better:>9.1f} %  {verdict(change)[1]}")
+    gained, lost = ([c for c in changes.images if sign * c.gain > 0] for sign in (1, -1))
+    found = changes.found_in_all
+    print(f"  images: {len(gained)} better, {len(lost)} worse, by the AP50 that they cost")
+    for what, images in (("better", gained[:3]), ("worse", lost[::-1][:3])):
+        for c in images:
+            wrong = f"{c.first.fp} to {c.other.fp} wrong, {c.first.fn} to {c.other.fn} missed"
+            print(f"    {what:<7} {c.gain:+.4f}  {c.image_id}: {wrong}")
+    print(
+        f"  objects: {found.both} found by both, {found.other_only} by {changes.label} alone, "
+        f"{found.first_only} by {first} alone, {found.neither} by neither"
+    )

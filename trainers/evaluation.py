@@ -1,6 +1,6 @@
 """How good predictions are: COCO's figures, per class, over IoU and score, in parts, and where the errors are."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -94,15 +94,22 @@ class Evaluation:
     detections: int
 
 
-def evaluate(dataset: PreparedDataset, predictions: PredictionSet, split: str) -> Evaluation:
+def evaluate(
+    dataset: PreparedDataset, predictions: PredictionSet, split: str, images: Container[str] | None = None
+) -> Evaluation:
     """Compare predictions with the truth of a split.
+
+    With `images`, of these alone, whatever dataset and split the predictions were made on; all must be predicted.
 
     Raises:
         UsageError: there is no such split, or the predictions are of another dataset or split.
         DataRefusedError: the predictions lack images of the split, or have others.
     """
     truths, alignment = read_truths(dataset, split, predictions.align)
-    _check_compared(dataset, predictions, split, [record.image_id for record in truths])
+    if images is None:
+        _check_compared(dataset, predictions, split, [record.image_id for record in truths])
+    else:
+        truths = [record for record in truths if record.image_id in images]
     names = dataset.categories.names
     matching = match(truths, predictions.by_image, len(names))
     matches = matching.by_image()
@@ -134,7 +141,7 @@ def evaluate(dataset: PreparedDataset, predictions: PredictionSet, split: str) -
         matching=matching,
         matches=matches,
         truths=by_id,
-        detections=predictions.detections,
+        detections=len(matching.scores),
     )
 
 

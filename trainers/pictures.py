@@ -14,7 +14,7 @@ from dataflow.images import RgbImage
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Change, ImageRecord, Predictions
 from dataflow.schema import example_image_id
-from trainers.frames import Frame, aligned_pixels, to_example
+from trainers.frames import Frame, Role, aligned_pixels, to_example
 from trainers.matching import ImageMatches, Verdict
 
 _LONG_SIDE = 640
@@ -25,6 +25,7 @@ _QUALITY = 82
 class Panel:
     """One frame as a JPEG of moderate size, showing the pixels that boxes of an image of `size` refer to."""
 
+    role: Role
     title: str
     jpeg: bytes
     size: Size
@@ -42,7 +43,7 @@ def read_panels(
             yield (
                 image_id,
                 tuple(
-                    _panel(_title(frame), aligned_pixels(frame, example), example.record.size)
+                    _panel(frame.role, _title(frame), aligned_pixels(frame, example), example.record.size)
                     for frame in example.frames
                 ),
             )
@@ -54,7 +55,7 @@ def _title(frame: Frame) -> str:
     return "difference" if frame.role == "diff" else frame.role
 
 
-def _panel(title: str, pixels: RgbImage, size: Size) -> Panel:
+def _panel(role: Role, title: str, pixels: RgbImage, size: Size) -> Panel:
     """Pixels made smaller where they are large, as JPEG."""
     height, width = pixels.shape[:2]
     scale = _LONG_SIDE / max(height, width)
@@ -63,7 +64,7 @@ def _panel(title: str, pixels: RgbImage, size: Size) -> Panel:
         pixels = np.asarray(cv2.resize(pixels, shape, interpolation=cv2.INTER_AREA), np.uint8)
     done, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     assert done
-    return Panel(title, bytes(data), size)
+    return Panel(role, title, bytes(data), size)
 
 
 @dataclass(frozen=True)
@@ -77,22 +78,35 @@ class _Box:
 
 
 def draw_panel(
-    panel: Panel, record: ImageRecord, predictions: Predictions, matches: ImageMatches, names: Sequence[str]
+    panel: Panel,
+    record: ImageRecord,
+    predictions: Predictions,
+    matches: ImageMatches,
+    names: Sequence[str],
+    *,
+    picture: str = "",
+    again: bool = False,
 ) -> str:
     """A frame as an `<svg>` element with its picture inside and the boxes over it; all text escaped.
 
-    `matches` is what to show: detections it has `CUT` are left out.
+    `matches` is what to show: detections it has `CUT` are left out. A `picture` that has an id in the page can be shown
+    `again` without being there twice.
     """
     height, width = panel.size
-    data = base64.b64encode(panel.jpeg).decode()
     text_size = max(height, width) / 36
     boxes = "".join(_draw_box(box, text_size) for box in _boxes(record, predictions, matches, names))
     label = f"{panel.title} of {record.image_id} with {matches.count(Verdict.TP)} right and "
     label += f"{matches.count(Verdict.FP)} wrong detections and {matches.count(Verdict.FN)} missed objects"
+    if again:
+        shown = f'<use href="#{picture}"/>'
+    else:
+        name = f' id="{picture}"' if picture else ""
+        data = base64.b64encode(panel.jpeg).decode()
+        shown = f'<image{name} width="{width}" height="{height}" preserveAspectRatio="none" '
+        shown += f'href="data:image/jpeg;base64,{data}"/>'
     return (
         f'<svg class="panel" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
-        f'<image width="{width}" height="{height}" preserveAspectRatio="none" '
-        f'href="data:image/jpeg;base64,{data}"/>{boxes}</svg>'
+        f"{shown}{boxes}</svg>"
     )
 
 

@@ -3,19 +3,18 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 import numpy as np
 
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Predictions
-from trainers.charts import PALETTE_DARK, PALETTE_LIGHT, STYLE, Chart, draw, legend, standalone
+from trainers.charts import Chart, draw, legend, standalone
 from trainers.error_counts import Counts
 from trainers.evaluation import ClassFigures, Evaluation
 from trainers.outputs import whole_directory
 from trainers.overlaps import Floats
+from trainers.page import frame_choice, keys, page
 from trainers.pictures import Panel, draw_panel, read_panels
 from trainers.predictions import PredictionSet
 from trainers.report_json import report_json
@@ -67,7 +66,6 @@ def write_report(
         charts = {"precision_recall": _recall_chart(evaluation), "scores": _score_chart(evaluation)}
         for name, chart in charts.items():
             (work / f"{name}.svg").write_text(standalone(chart), encoding="utf-8")
-        template = Template(files("trainers").joinpath(HTML).read_text(encoding="utf-8"))
         sections: Iterable[str] = (
             _header(evaluation),
             "<main>",
@@ -80,14 +78,9 @@ def write_report(
             "</main>",
             _footer(evaluation),
         )
-        page = template.substitute(
-            title=escape(f"{evaluation.dataset} · {evaluation.split} · {evaluation.run_id}"),
-            palette_light=PALETTE_LIGHT,
-            palette_dark=PALETTE_DARK,
-            chart_style=STYLE,
-            body="\n".join(section for section in sections if section),
-        )
-        (work / HTML).write_text(page, encoding="utf-8")
+        title = f"{evaluation.dataset} · {evaluation.split} · {evaluation.run_id}"
+        body = "\n".join(section for section in sections if section)
+        (work / HTML).write_text(page(title, body), encoding="utf-8")
     return out / HTML
 
 
@@ -254,12 +247,14 @@ def _worst(evaluation: Evaluation, dataset: PreparedDataset, predictions: Predic
     panels = dict(read_panels(dataset, evaluation.split, [image for image, _ in ranked]))
     wrong = sum(bool(counts.fp + counts.fn) for _, counts in evaluation.errors.ranked_images)
     shots = "".join(_shot(evaluation, predictions.by_image[image], counts, panels[image]) for image, counts in ranked)
+    roles = [panel.role for panel in panels[ranked[0][0]]] if ranked else []
     single = " single" if all(len(frames) == 1 for frames in panels.values()) else ""
     return (
         f'<section><h2>Images, worst first</h2><p class="note">{wrong:,} of {_plural(len(evaluation.truths), "image")} '
         f"have errors at IoU 0.50 and score {_number(evaluation.errors.score, 2)}; {len(ranked)} are shown. "
         "Point at a box for its class, score and overlap; press a picture to enlarge it and label all boxes.</p>"
-        f'<div class="keys">{_keys()}</div><div class="shots{single}">{shots}</div></section>'
+        f'<div class="keys">{keys()}{frame_choice(roles, "all")}</div>'
+        f'<div class="shots{single}">{shots}</div></section>'
     )
 
 
@@ -271,28 +266,13 @@ def _shot(evaluation: Evaluation, predictions: Predictions, counts: Counts, pane
     for panel in panels:
         drawn = draw_panel(panel, evaluation.truths[image], predictions, matches, evaluation.category_names)
         caption = f"<figcaption>{escape(panel.title)}</figcaption>" if len(panels) > 1 else ""
-        frames += f"<figure>{drawn}{caption}</figure>"
+        role = f' data-role="{panel.role}"' if len(panels) > 1 else ""
+        frames += f'<figure{role} tabindex="0">{drawn}{caption}</figure>'
     chips = "".join(
         f'<span class="chip"><b>{count}</b> {word}</span>'
         for count, word in ((counts.tp, "right"), (counts.fp, "wrong"), (counts.fn, "missed"))
     )
     return f'<div class="box shot"><h3>{escape(image)} {chips}</h3><div class="frames">{frames}</div></div>'
-
-
-def _keys() -> str:
-    """The legend, which also switches boxes on and off."""
-    kinds = [
-        ("tp", "right detection"),
-        ("fp", "wrong detection"),
-        ("fn", "missed object"),
-        ("truth", "found object"),
-        ("crowd", "does not count"),
-    ]
-    boxes = "".join(
-        f'<label><input type="checkbox" value="{kind}" checked><i class="k-{kind}"></i>{name}</label>'
-        for kind, name in kinds
-    )
-    return boxes + '<label><input type="checkbox" value="labels" checked>labels</label>'
 
 
 def _figures(evaluation: Evaluation) -> str:

@@ -4,7 +4,6 @@ import html
 import json
 import re
 import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -16,6 +15,7 @@ from dataflow.errors import UsageError
 from dataflow.images import decode_rgb, encode_png
 from dataflow.records import Categories, Objects, Predictions, no_objects
 from tests.factories import photograph
+from tests.trainers.browser import in_browser
 from trainers import report
 from trainers.charts import Chart, draw, standalone
 from trainers.coco_figures import FIGURES
@@ -174,7 +174,8 @@ def test_nothing_to_show(samples, tmp_path, detections):
     predictions = collect_predictions(found, run_id="r", dataset=dataset, split="validation")
     evaluation = evaluate(dataset, predictions, "validation")
     text = write_report(evaluation, dataset, predictions, tmp_path / "out").read_text()
-    assert "nan" not in text.lower().replace("nano", "") and "None" not in text
+    shown = text[text.index("<body>") : text.index("<script>")]
+    assert "nan" not in shown.lower() and "None" not in shown
     assert "<b>–</b>" in text
 
 
@@ -207,7 +208,7 @@ def test_charts_are_svg_and_break_where_nothing_is_known():
     assert "<style>" in standalone(chart)
 
 
-_SCRIPT = """<script>
+_SCRIPT = """
 const results = {};
 const column = i => [...document.querySelectorAll("table.sorts tbody tr")].map(row => row.cells[i].textContent);
 const heads = document.querySelectorAll("table.sorts th button");
@@ -223,22 +224,14 @@ results.readout = chart.parentElement.querySelector(".readout").textContent;
 results.wide = document.documentElement.scrollWidth <= innerWidth;
 const out = document.createElement("pre"); out.id = "results"; out.textContent = JSON.stringify(results);
 document.body.append(out);
-</script></body>"""
+"""
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs the browser chromium")
 def test_in_a_browser_tables_sort_and_boxes_hide(samples, tmp_path):
     evaluation, dataset, predictions = _compared(samples, kind="differences")
     path = write_report(evaluation, dataset, predictions, tmp_path / "out")
-    page = tmp_path / "page.html"
-    page.write_text(path.read_text().replace("</body>", _SCRIPT))
-    options = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
-    command = ["chromium", *options.split(), "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run(
-        [*command, "--window-size=390,900", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    results = json.loads(html.unescape(re.search(r'<pre id="results">(.*?)</pre>', done.stdout)[1]))
+    results = in_browser(path.read_text(), _SCRIPT, tmp_path)
     values = [figures.ap for figures in evaluation.per_class]
     assert results["falling"] == [f"{v:.3f}" for v in sorted(values, reverse=True)]
     assert results["rising"] == results["falling"][::-1]

@@ -23,6 +23,7 @@ _EXTRAS = {
     "apache_beam": "prepare",
     "google_crc32c": "prepare",
     "tensorflow_datasets": "prepare",
+    "optuna": "tune",
     "diffusers": "train",
     "tensorflow": "train",
     "timm": "train",

@@ -1,10 +1,13 @@
 """All recipes, by name."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 from dataflow.errors import UsageError
 from trainers import dense_recipes, detr_recipes
 from trainers.recipe import Recipe
+from trainers.search_space import Choice, check_space, parse, shown, with_values
 
 RECIPES: tuple[Callable[[], Recipe], ...] = (
     dense_recipes.dense_cnn_small,
@@ -33,12 +36,34 @@ RECIPES: tuple[Callable[[], Recipe], ...] = (
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of this name.
+    """The recipe of this name, or of a file `*.json` that `shardbox tune` wrote: `{"recipe": NAME, "values": {...}}`.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or the file holds none.
     """
+    if name.endswith(".json"):
+        return _read_recipe(Path(name))
     recipes = {make().name: make for make in RECIPES}
     if name not in recipes:
-        raise UsageError(f"there is no recipe {name!r}", f"choose --recipe among {', '.join(recipes)}")
+        raise UsageError(
+            f"there is no recipe {name!r}",
+            f"choose --recipe among {', '.join(recipes)}, or give the recipe.json of a search",
+        )
     return recipes[name]()
+
+
+def _read_recipe(path: Path) -> Recipe:
+    """The recipe of a file, with the values that it says."""
+    remedy = "give the recipe.json that `shardbox tune` wrote"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        name, values = content["recipe"], dict(content["values"])
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}", remedy) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} holds no recipe", remedy) from error
+    recipe = find_recipe(str(name))
+    for key, value in values.items():
+        parse(key, shown(value), str(path))
+    check_space({key: Choice((value,)) for key, value in values.items()}, recipe)
+    return with_values(recipe, values)

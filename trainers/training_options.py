@@ -36,7 +36,12 @@ def _add_train(commands: Any) -> None:
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     """What is trained on what: for every command that trains or looks ahead to it."""
-    parser.add_argument("--recipe", required=True, metavar="NAME", help="such as dense_cnn_small; another lists all")
+    parser.add_argument(
+        "--recipe",
+        required=True,
+        metavar="NAME",
+        help="such as dense_cnn_small (another lists all), or recipe.json of tune",
+    )
     parser.add_argument("--split", default="train", help="split to train on (default train)")
     parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps (default: the recipe's)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images a step (default: the recipe's)")

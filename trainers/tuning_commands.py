@@ -3,6 +3,7 @@
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from typing import Any
 
 from trainers.training_commands import asked
@@ -51,3 +52,66 @@ def _found(dataset: Any, arguments: Namespace, **options: Any) -> Any:
         weights=arguments.weights,
         **options,
     )
+
+
+def tune(arguments: Namespace) -> dict[str, Any]:
+    """`shardbox tune`: a search for better values of a recipe."""
+    from dataflow.prepared import PreparedDataset
+    from trainers.changes import Changes
+    from trainers.recipes import find_recipe
+    from trainers.search import Search
+    from trainers.tuning import tune as search_for
+    from trainers.tuning_report import search_json
+
+    recipe = find_recipe(arguments.recipe)
+    changes = Changes(**asked(arguments, recipe))  # type: ignore[typeddict-item]
+    search = Search(
+        recipe,
+        _space(arguments, recipe, changes),
+        metric=arguments.metric,
+        split=arguments.split,
+        evaluate_split=arguments.evaluate_split,
+        evaluations=arguments.evaluations,
+        seed=arguments.seed,
+        weights=arguments.weights,
+        changes=changes,
+    )
+    dataset = PreparedDataset(arguments.dataset)
+    found = search_for(dataset, search, arguments.out, trials=arguments.trials, timeout=arguments.timeout)
+    for line in _found_lines(found, arguments):
+        print(line)
+    result: dict[str, Any] = search_json(found)
+    return {"out": str(arguments.out), **result}
+
+
+def _space(arguments: Namespace, recipe: Any, changes: Any) -> Any:
+    """What is varied: what was asked for, or what is usual for the recipe with what was asked for."""
+    from dataclasses import replace
+
+    from trainers.search_space import default_space, parse_vary, read_space
+
+    if arguments.space is not None:
+        return read_space(arguments.space)
+    if arguments.vary:
+        return parse_vary(arguments.vary)
+    rate = changes.get("learning_rate")
+    batch_size = changes.get("batch_size") or recipe.batch_size
+    recipe = replace(recipe if rate is None else recipe.at_learning_rate(rate), batch_size=batch_size)
+    return default_space(recipe, changes.get("augment"))
+
+
+def _found_lines(found: Any, arguments: Namespace) -> Iterator[str]:
+    """What came of a search, and what to do with it."""
+    from trainers.search_space import shown
+
+    best, own, metric, out = found.best, found.own, arguments.metric, arguments.out
+    ended = sum(trial.state.name != "FAIL" for trial in found.trials)
+    if best is None:
+        yield f"none of {ended} trials went to its end; read {out / 'tune.html'}"
+        return
+    values = ", ".join(f"{name} {shown(value)}" for name, value in best.params.items())
+    before = "" if own is None or own.value is None else f" ({arguments.recipe} as it is: {own.value:.3f})"
+    yield f"{ended} trials: the best {metric} is {best.value:.3f}{before}, of trial {best.number}: {values}"
+    augment = " --augment" if best.params.get("augment") else ""
+    yield f"train with it: shardbox train {arguments.dataset} --recipe {out / 'recipe.json'}{augment} --out RUN"
+    yield f"written: {out}; read {out / 'tune.html'}"

@@ -1,8 +1,8 @@
 """Findings: what is wrong with a source, where, and what to do about it; and the audit that counts them."""
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -99,6 +99,8 @@ class Audit:
     findings: tuple[Finding, ...]
     quarantined: tuple[str, ...]
     """Ids of the images that were kept out, sorted."""
+    quarantined_files: Mapping[str, str] = field(default_factory=dict)
+    """Their image files relative to the source, by id, where there are any."""
 
     def __post_init__(self) -> None:
         assert len(self.quarantined) == self.images_quarantined
@@ -125,6 +127,7 @@ class Audit:
             "images_quarantined": self.images_quarantined,
             "counts": self.counts(),
             "quarantined": list(self.quarantined),
+            "quarantined_files": dict(sorted(self.quarantined_files.items())),
             "findings": [asdict(finding) for finding in self.findings],
         }
 

@@ -1,6 +1,7 @@
 """The TFDS builders: a source or a pair dataset to a prepared dataset, by a Beam job, whole or not at all."""
 
 import json
+import os
 import tempfile
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -129,6 +130,10 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
     def _image_paths(self, image_ids: Collection[str]) -> Mapping[str, Path]:
         """The image files of some examples, to show them beside their findings."""
 
+    def _source_files(self, image_ids: Collection[str]) -> Mapping[str, str]:
+        """The image files of some examples relative to the source, where there are any."""
+        return {}
+
     def _tell_more(self, directory: Path, results: Sequence[ShardResult]) -> Mapping[str, Any]:
         """What the manifest says beyond what all say; files of its own are left in `directory`."""
         return {}
@@ -245,6 +250,7 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
             images_quarantined=len(quarantined) + len(planned.quarantined),
             findings=sorted_findings([*planned.findings, *findings, *whole]),
             quarantined=tuple(sorted([*planned.quarantined, *quarantined])),
+            quarantined_files=self._source_files(quarantined),
         )
 
     def _finish(self, directory: Path, planned: Planned, results: Sequence[ShardResult], audit: Audit) -> None:
@@ -329,11 +335,21 @@ class SourceBuilder(ShardBuilder, skip_registration=True):  # type: ignore[call-
 
     def _image_paths(self, image_ids: Collection[str]) -> Mapping[str, Path]:
         assert self._plan_made is not None
+        wanted = set(image_ids)
         return {
             reference.image_id: self._source.image_path(reference)
             for references in self._plan_made.inputs.values()
             for reference in references
-            if reference.image_id in image_ids
+            if reference.image_id in wanted
+        }
+
+    def _source_files(self, image_ids: Collection[str]) -> Mapping[str, str]:
+        source = Path(self._manifest_origin["source"]).absolute()
+        if not source.exists():
+            return {}
+        return {
+            image_id: Path(os.path.relpath(path, source)).as_posix()
+            for image_id, path in self._image_paths(image_ids).items()
         }
 
 

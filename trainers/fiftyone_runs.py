@@ -16,7 +16,7 @@ from trainers.fiftyone_database import GROUND_TRUTH, samples_of, stored_info, up
 from trainers.fiftyone_truth import relative_boxes
 from trainers.fiftyone_views import colour
 from trainers.frames import Frame, dataset_kind, examples, without_bytes
-from trainers.matching import ImageMatches, Verdict
+from trainers.matching import Verdict
 from trainers.predictions import PredictionSet
 
 _FIELD_LENGTH = 48
@@ -39,7 +39,7 @@ def add_run(stored: Any, dataset: PreparedDataset, found: PredictionSet, evaluat
     if digests.get(found.split) == found.digest:
         return field
     key = evaluation_key(field)
-    run = {"run_id": found.run_id, "evaluation": key, "splits": digests, "score": evaluation.errors.score}
+    run = {"run_id": found.run_id, "evaluation": key, "splits": digests, **_scores(evaluation)}
     update_info(stored, runs={**runs, field: run})  # The field has its owner even if what follows is interrupted.
     if field not in stored.get_field_schema():
         stored.add_sample_field(field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
@@ -48,6 +48,7 @@ def add_run(stored: Any, dataset: PreparedDataset, found: PredictionSet, evaluat
     method = COCOEvaluationConfig(field, GROUND_TRUTH, iou=0.5, classwise=True, compute_mAP=len(digests) == 1).build()
     method.register_run(stored, key, cleanup=False)
     method.register_samples(stored, key)
+    _declare_errors(stored, field, key)
     _write_split(stored, dataset, field, found, evaluation)
     stored.reload()
     _save_results(stored, method, key, evaluation)
@@ -55,6 +56,22 @@ def add_run(stored: Any, dataset: PreparedDataset, found: PredictionSet, evaluat
     colour(stored, field, key)
     update_info(stored, runs={**runs, field: run | {"splits": digests}})
     return field
+
+
+def _scores(evaluation: Evaluation) -> dict[str, float]:
+    """The score that counts, and two that are higher than half and nine tenths of those of right detections."""
+    right = evaluation.matching.scores[evaluation.matching.right[0]].astype(np.float64)
+    right = np.sort(right[right >= evaluation.errors.score])
+    sure, very_sure = (float(np.quantile(right, q)) if len(right) else 0.0 for q in (0.5, 0.9))
+    return {"score": evaluation.errors.score, "sure": sure, "very_sure": very_sure}
+
+
+def _declare_errors(stored: Any, field: str, key: str) -> None:
+    """Fields beyond those of FiftyOne's evaluation: types of errors, their suspected causes, what an image costs."""
+    for name in (f"{GROUND_TRUTH}.detections.{key}_error", f"{field}.detections.{key}_error"):
+        stored.add_sample_field(name, fo.StringField)
+    stored.add_sample_field(f"{field}.detections.{key}_cause", fo.StringField)
+    stored.add_sample_field(f"{key}_cost", fo.FloatField)
 
 
 def _free_field(stored: Any, run_id: str) -> str:
@@ -84,6 +101,7 @@ def _write_split(
     progress = Progress(f"{found.run_id} into FiftyOne", len(samples_of(stored, found.split)), "samples")
     # Labels may have been taken away or added in the App, so objects are known by their number, not their place.
     wanted = ["image_id", "group.name", *(f"{GROUND_TRUTH}.detections.{name}" for name in ("_id", "object"))]
+    costs = dict(evaluation.error_types.ranked)
     done = 0
 
     def changes() -> Iterator[tuple[Any, Mapping[str, Any]]]:
@@ -91,7 +109,8 @@ def _write_split(
         for document in documents.read(stored, {"split": found.split, "image_id": {"$ne": None}}, wanted):
             image_id = document["image_id"]
             frame = frames[image_id, document["group"]["name"] if "group" in document else "image"]
-            yield document["_id"], _run_fields(document, field, found, evaluation.matches[image_id], frame)
+            fields = _run_fields(document, field, found, evaluation, frame)
+            yield document["_id"], fields | {f"{evaluation_key(field)}_cost": costs.get(image_id, 0.0)}
             done += 1
             progress.update(done)
 
@@ -100,11 +119,12 @@ def _write_split(
 
 
 def _run_fields(
-    document: documents.Document, field: str, found: PredictionSet, matches: ImageMatches, frame: Frame
+    document: documents.Document, field: str, found: PredictionSet, evaluation: Evaluation, frame: Frame
 ) -> dict[str, Any]:
     """What to set on a sample: a run's detections, and on both sides what became of each box and which it matched."""
-    key = evaluation_key(field)
-    item = found.by_image[matches.image_id]
+    key, image_id = evaluation_key(field), document["image_id"]
+    item, matches = found.by_image[image_id], evaluation.matches[image_id]
+    errors = evaluation.error_types.by_image[image_id]
     names = found.categories.names
     labels = document[GROUND_TRUTH]["detections"]
     objects = {label["object"]: (place, label["_id"]) for place, label in enumerate(labels) if "object" in label}
@@ -118,15 +138,19 @@ def _run_fields(
                 key: _NAMES[Verdict(verdict)],
                 f"{key}_id": str(objects[of][1]) if of in objects else _NO_MATCH,
                 f"{key}_iou": None if of < 0 else iou,
+                f"{key}_error": error,
+                f"{key}_cause": cause,
             }
         )
-        for category, box, score, verdict, of, iou in zip(
+        for category, box, score, verdict, of, iou, error, cause in zip(
             item.category_ids.tolist(),
             relative_boxes(item.boxes, frame),
             item.scores.tolist(),
             matches.verdicts.tolist(),
             matched,
             ious,
+            errors.detections,
+            errors.causes,
             strict=True,
         )
     ]
@@ -138,6 +162,7 @@ def _run_fields(
         fields[path] = _NAMES[Verdict(verdicts[i])]
         fields[f"{path}_id"] = _NO_MATCH if by < 0 else str(detections[by]["_id"])
         fields[f"{path}_iou"] = None if by < 0 else ious[by]
+        fields[f"{path}_error"] = errors.objects[i]
     for verdict in (Verdict.TP, Verdict.FP, Verdict.FN):
         fields[f"{key}_{_NAMES[verdict]}"] = matches.count(verdict)
     return fields

@@ -5,6 +5,8 @@ is a sample with its truth in `ground_truth`; each run has its detections in a f
 every box, as Shardbox matched them, in attributes named as FiftyOne's own evaluation names them: `KEY` ("tp", "fp",
 "fn", or "ignored" for a crowd region and what matched it), `KEY_iou`, `KEY_id`, and per sample `KEY_tp`, `KEY_fp`,
 `KEY_fn`. Every evaluation is registered, so that `dataset.to_evaluation_patches(KEY)` and the App know it.
+Beyond these there are, at the score of the best F1, `KEY_error` and `KEY_cause` of a box, and `KEY_cost`, the AP50 that
+an image costs. What the audit found is in `findings`; images that it kept out are samples with the tag `quarantined`.
 
 Only modules named `fiftyone_*` import FiftyOne.
 """
@@ -22,6 +24,7 @@ from dataflow.prepared import PreparedDataset
 from trainers.app_server import check_port, ended_soon
 from trainers.evaluation import evaluate
 from trainers.fiftyone_database import connect, default_name, open_or_make, samples_of
+from trainers.fiftyone_findings import add_quarantined, read_findings
 from trainers.fiftyone_runs import add_run
 from trainers.fiftyone_truth import add_split
 from trainers.fiftyone_views import CONFIDENT, save_views
@@ -83,13 +86,16 @@ def store(
     connect()
     stored = open_or_make(dataset, name or default_name(dataset), overwrite)
     media = (media_dir or Path(fo.config.default_dataset_dir) / "shardbox") / safe_name(dataset.fingerprint, 64)
-    added = add_split(stored, dataset, split, media)
+    findings = read_findings(dataset)
+    added = add_split(stored, dataset, split, findings, media)
+    apart = add_quarantined(stored, dataset, findings, media)
     fields = {}
     for found, evaluation in zip(predictions, evaluations, strict=True):
         fields[found.run_id] = add_run(stored, dataset, found, evaluation)
-    if added or fields:
+    if added or apart or fields:
         save_views(stored)
-    return StoreSummary(str(stored.name), dataset.splits[split], len(samples_of(stored, split)), added, fields, media)
+    samples = len(samples_of(stored, split))
+    return StoreSummary(str(stored.name), dataset.splits[split], samples, added, fields, media)
 
 
 def launch(name: str, *, address: str = "127.0.0.1", port: int = 5151, wait: bool = True) -> Any:

@@ -14,13 +14,14 @@ from dataflow.records import Change, ImageRecord
 from dataflow.schema import NO_TRACK
 from trainers import fiftyone_documents as documents
 from trainers.fiftyone_database import FIRST_SLICE, GROUND_TRUTH, samples_of, stored_info, update_info
+from trainers.fiftyone_findings import Findings, declare_findings, finding_fields
 from trainers.frames import Example, Frame, boxes_in_frame, dataset_kind, examples
 from trainers.media import mime_type, write_media
 
 _SLICES = {"images": (), "pairs": ("before", "after"), "differences": ("before", "after", "diff")}
 
 
-def add_split(stored: Any, dataset: PreparedDataset, split: str, media: Path) -> int:
+def add_split(stored: Any, dataset: PreparedDataset, split: str, findings: Findings, media: Path) -> int:
     """Add the samples of a split with their truth, unless they are there; returns how many images were added."""
     splits = stored_info(stored)["splits"]
     if split in splits:
@@ -34,7 +35,10 @@ def add_split(stored: Any, dataset: PreparedDataset, split: str, media: Path) ->
         for done, example in enumerate(examples(dataset, split)):
             group = ObjectId()
             for frame in example.frames:
-                yield _sample(example, frame, group, split=split, names=dataset.categories.names, media=media)
+                made = _sample(example, frame, group, split=split, names=dataset.categories.names, media=media)
+                # Boxes of findings are in the pixels of a single image; those of pairs may be of either frame.
+                size = frame.record.size if frame.role == "image" else None
+                yield made | _present(finding_fields(findings.by_image.get(example.record.image_id, ()), size))
             progress.update(done + 1)
 
     documents.insert(stored, samples())
@@ -42,6 +46,10 @@ def add_split(stored: Any, dataset: PreparedDataset, split: str, media: Path) ->
     update_info(stored, splits=[*splits, split])
     stored.persistent = True
     return dataset.splits[split]
+
+
+def _present(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def declare(stored: Any, dataset: PreparedDataset) -> None:
@@ -63,6 +71,7 @@ def declare(stored: Any, dataset: PreparedDataset) -> None:
         fields[f"{GROUND_TRUTH}.detections.change"] = fo.StringField
     for path, field in fields.items():
         stored.add_sample_field(path, field)
+    declare_findings(stored)
 
 
 _OBJECT_FIELDS = {"area": fo.FloatField, "iscrowd": fo.BooleanField, "object": fo.IntField}
@@ -100,17 +109,13 @@ def truth(record: ImageRecord, frame: Frame, names: Sequence[str]) -> Iterator[d
     tracks = None if objects.track_ids is None else objects.track_ids.tolist()
     changes = None if objects.changes is None else objects.changes.tolist()
     for i, box in enumerate(relative_boxes(objects.boxes, frame)):
-        yield documents.detection(
-            {
-                "label": names[objects.category_ids[i]],
-                "bounding_box": box,
-                "index": None if tracks is None or tracks[i] == NO_TRACK else tracks[i],
-                "area": areas[i],
-                "iscrowd": crowd[i],
-                "object": i,
-                "change": None if changes is None else Change(changes[i]).name.lower(),
-            }
-        )
+        label = {"label": names[objects.category_ids[i]], "bounding_box": box}
+        label |= {"area": areas[i], "iscrowd": crowd[i], "object": i}
+        if tracks is not None and tracks[i] != NO_TRACK:
+            label["index"] = tracks[i]
+        if changes is not None:
+            label["change"] = Change(changes[i]).name.lower()
+        yield documents.detection(label)
 
 
 def relative_boxes(boxes: Boxes, frame: Frame) -> list[list[float]]:

@@ -112,12 +112,12 @@ def test_documents_are_those_that_fiftyone_writes(samples, stores, into, theirs,
     _by_fiftyone(fo, theirs, dataset, run, paths)
     options = {"eval_key": "eval_r", "compute_mAP": True, "progress": False}
     _all(theirs).evaluate_detections("pred_r", "ground_truth", **options)
-    added = ("eval_r_error", "eval_r_cause", "findings")
+    added = ("eval_r_error", "eval_r_cause", "eval_r_cost")
     assert _documents(ours, added) == _documents(theirs)
 
     assert set(theirs.count_values("pred_r.detections.eval_r")) == {"tp", "fp"}
     mine, his = (d.get_field_schema(flat=True) for d in (ours, theirs))
-    assert {k: type(v) for k, v in mine.items() if k.split(".")[-1] not in added and "findings" not in k} == {
+    assert {k: type(v) for k, v in mine.items() if k.split(".")[-1] not in added and "finding" not in k} == {
         k: type(v) for k, v in his.items()
     }
     assert ours.media_type == theirs.media_type and ours.default_group_slice == theirs.default_group_slice

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -154,14 +154,21 @@ class PreparedDataset:
         if found != shard.count:
             raise CorruptRecordError(f"{shard.path}: {found} of {shard.count} examples", "prepare the dataset again")
 
+    def shard_values(self, shard: Shard, names: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Some values of the examples of one shard, by feature name; a tenth of the time of `shard_examples`.
+
+        Raises:
+            ShardboxError: see `shard_examples`.
+        """
+        yield from self._parsed(shard, ExampleValues(self.builder.info.features, names))
+
     def shard_ids(self, shard: Shard) -> Iterator[tuple[str, str]]:
         """(image id, source id) of the examples of one shard, in order; nothing else is unpacked.
 
         Raises:
             ShardboxError: see `shard_examples`.
         """
-        ids = ExampleValues(self.builder.info.features, (self.layout.image_id, self.layout.filename, _SOURCE_ID))
-        for position, example in self._parsed(shard, ids):
+        for position, example in self.shard_values(shard, (self.layout.image_id, self.layout.filename, _SOURCE_ID)):
             yield example_image_id(example, self.layout, position), str(example.get(_SOURCE_ID, b""), "utf-8")
 
     def records(self, split: str) -> Iterator[ImageRecord]:

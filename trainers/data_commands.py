@@ -200,6 +200,23 @@ def _alignment_line(alignment: Mapping[str, Any]) -> str:
     )
 
 
+def stats(arguments: Namespace) -> dict[str, Any]:
+    """`shardbox stats`: what a prepared dataset holds, by split, class and size, and what is odd about it."""
+    from dataflow.prepared import PreparedDataset
+    from dataflow.shard_tasks import TaskRunner
+    from trainers.dataset_statistics import count_dataset
+    from trainers.statistics_json import statistics_json
+    from trainers.statistics_text import statistics_lines
+
+    dataset = PreparedDataset(arguments.dataset.resolve())
+    statistics = count_dataset(dataset, arguments.out, TaskRunner(arguments.runner, arguments.runner_arguments))
+    for line in statistics_lines(statistics):
+        print(line)
+    if arguments.out is not None:
+        print(f"written: {arguments.out}; read {arguments.out / 'stats.html'}")
+    return statistics_json(statistics)
+
+
 def export(arguments: Namespace) -> dict[str, Any]:
     """`shardbox export`: a prepared dataset to an annotation format."""
     from dataflow.prepared import PreparedDataset

@@ -1,10 +1,11 @@
 """Options of the commands about data."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from dataflow.paths import location
-from trainers.options import FORMATS, METHODS, MODES, add_command, add_runner
+from trainers.options import FORMATS, METHODS, MODES, add_command, add_runner, add_task_runner
 
 _MODULE = "trainers.data_commands"
 
@@ -154,4 +155,10 @@ def _add_doctor(commands: Any) -> None:
     parser.add_argument("--out", type=str, metavar="DIR", help="where it would write")
 
 
-ADD_COMMANDS = (_add_ingest, _add_diff, _add_export, _add_diff_datasets, _add_doctor)
+def _add_stats(commands: Any) -> None:
+    parser = add_command(commands, _MODULE, "stats", "Count what a prepared dataset holds", "prepared dataset")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="directory for stats.html and stats.json")
+    add_task_runner(parser)
+
+
+ADD_COMMANDS = (_add_ingest, _add_diff, _add_stats, _add_export, _add_diff_datasets, _add_doctor)

@@ -16,7 +16,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from dataflow.beam_jobs import DEFAULT_RUNNER, METRICS, LostElementsError, run_steps
+from dataflow.beam_jobs import DEFAULT_RUNNER, METRICS, LostElementsError, check_runner, run_steps
 from dataflow.errors import ShardboxError
 from dataflow.progress import watch
 from dataflow.shard_tasks import ShardTask, raise_failures, save_failure
@@ -88,6 +88,7 @@ def run_on_beam(
         ShardboxError: what the task raised.
     """
     runner = runner or DEFAULT_RUNNER
+    check_runner(runner, arguments, task.paths)
     plan = task.directory / _SHARDS
     plan.write_text("".join(f"{shard}\n" for shard in shards), encoding="ascii")
 

@@ -6,7 +6,7 @@ reads its shard, and leaves its part, itself. This module needs no Beam.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,10 @@ class ShardTask(Protocol):
     @property
     def directory(self) -> Path:
         """Where the parts are left. Names that start with a dot are not the task's."""
+
+    @property
+    def paths(self) -> Mapping[str, str]:
+        """What it reads and writes, by their names: a job is refused where its workers would not see them."""
 
     def load(self) -> Any:
         """What a process needs once for all of its shards, such as a model."""

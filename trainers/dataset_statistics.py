@@ -72,6 +72,11 @@ class StatisticsTask:
     splits: tuple[str, ...]
     directory: Path
 
+    @property
+    def paths(self) -> Mapping[str, str]:
+        """See `dataflow.shard_tasks.ShardTask`."""
+        return {"the dataset": str(self.dataset), "--out": str(self.directory)}
+
     def load(self) -> PreparedDataset:
         """The dataset.
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -103,6 +103,11 @@ class PredictionTask:
     run: Path
     origin: Origin
     directory: Path
+
+    @property
+    def paths(self) -> Mapping[str, str]:
+        """See `dataflow.shard_tasks.ShardTask`."""
+        return {"the dataset": str(self.dataset), "--run": str(self.run), "--out": str(self.directory)}
 
     def load(self) -> _Loaded:
         """Dataset and model, on the GPU if there is one.

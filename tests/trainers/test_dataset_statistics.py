@@ -220,6 +220,23 @@ def test_an_image_whose_size_cannot_be_read_is_named(samples) -> None:
         count_dataset(dataset)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--runner", "NoRunner"), "there is no runner 'NoRunner'"),
+        (("--", "--direct_running_mode=multi_threading"), "loses elements"),
+        (("--runner", "DataflowRunner", "--", "--project=p"), "--runner DataflowRunner: "),
+    ],
+)
+def test_a_job_that_could_not_run_is_refused_before_it_starts(
+    dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], message: str
+) -> None:
+    assert main(["stats", str(dataset.path), "--out", str(tmp_path / "out"), *options]) == 2
+    said = capsys.readouterr().err
+    assert message in said and "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_refused(dataset, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no --out"):
         count_dataset(dataset, running=BEAM)

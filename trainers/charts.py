@@ -6,7 +6,7 @@ page into the dark; `standalone` gives a chart those variables for a file of its
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from trainers.overlaps import Floats
 
 _WIDTH, _HEIGHT = 520, 340
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 14, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 14, 14, 48
 _DASHES = ("", "7 4", "2 3")
 
 STYLE = """
@@ -24,6 +24,9 @@ STYLE = """
 .chart .curve { fill: none; stroke-width: 2.2; stroke-linejoin: round; }
 .chart .mark { stroke: var(--ink); stroke-dasharray: 3 3; }
 .chart .s1 { stroke: var(--c1); } .chart .s2 { stroke: var(--c2); } .chart .s3 { stroke: var(--c3); }
+.chart .quiet { fill: none; stroke: var(--soft); stroke-opacity: .3; stroke-width: 1.2; }
+.chart .quiet.on { stroke: var(--c2); stroke-opacity: 1; stroke-width: 2.6; }
+.chart .column { fill: var(--soft); fill-opacity: .16; }
 .chart .hair { stroke: var(--soft); visibility: hidden; }
 """
 PALETTE_LIGHT = "--ink:#1d1c1a;--soft:#6b675f;--line:#dcd7cd;--paper:#ffffff;--c1:#00796b;--c2:#c2570c;--c3:#5b57c8;"
@@ -34,7 +37,8 @@ PALETTE_DARK = "--ink:#eceae5;--soft:#a29d93;--line:#3a3832;--paper:#1e1d1a;--c1
 class Chart:
     """Lines over a common `x` (N,), x and y from 0 to 1; `series` (N,) by name, NaN where there is no line.
 
-    `mark` is an x that a vertical line points out, and `mark_label` what to write there.
+    `mark` is an x that a vertical line points out, and `mark_label` what to write there. `quiet` are thin lines behind
+    the others, too many to tell apart, by name; `columns` (N,) heights, the highest 1, of bars behind all.
     """
 
     title: str
@@ -44,6 +48,8 @@ class Chart:
     series: Mapping[str, Floats]
     mark: float | None = None
     mark_label: str = ""
+    quiet: Mapping[str, Floats] = field(default_factory=dict)
+    columns: Floats | None = None
 
 
 def draw(chart: Chart, below: str = "", above: str = "") -> str:
@@ -64,7 +70,13 @@ def draw(chart: Chart, below: str = "", above: str = "") -> str:
         f'aria-label="{escape(chart.title)}" data-chart="{escape(json.dumps(data))}">',
         below,
         *_axes(chart),
+        *_columns(chart),
         *_mark(chart),
+        *(
+            f'<path class="quiet" data-name="{escape(name)}" d="{_path(chart.x, ys)}">'
+            f"<title>{escape(name)}</title></path>"
+            for name, ys in chart.quiet.items()
+        ),
         *(
             f'<path class="curve s{i + 1}" stroke-dasharray="{_DASHES[i]}" d="{_path(chart.x, ys)}"/>'
             for i, ys in enumerate(chart.series.values())
@@ -122,7 +134,7 @@ def _axes(chart: Chart) -> list[str]:
         *parts,
         f'<path class="axis" d="M{_LEFT} {_TOP}V{_HEIGHT - _BOTTOM}H{_WIDTH - _RIGHT}"/>',
         f'<text x="{_x(0.5):.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{escape(chart.x_label)}</text>',
-        f'<text transform="translate(12 {middle:.1f}) rotate(-90)" text-anchor="middle">{escape(chart.y_label)}</text>',
+        f'<text transform="translate(14 {middle:.1f}) rotate(-90)" text-anchor="middle">{escape(chart.y_label)}</text>',
     ]
 
 
@@ -135,6 +147,18 @@ def _mark(chart: Chart) -> list[str]:
         f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>',
         f'<text x="{x + side:.1f}" y="{_HEIGHT - _BOTTOM - 8}" text-anchor="{anchor}">'
         f"{escape(chart.mark_label)}</text>",
+    ]
+
+
+def _columns(chart: Chart) -> list[str]:
+    """Bars a third as high as the chart at most, so that lines stay in front."""
+    if chart.columns is None:
+        return []
+    width = (_WIDTH - _LEFT - _RIGHT) / 20 * 0.7
+    return [
+        f'<rect class="column" x="{_x(x) - width / 2:.1f}" y="{_y(y / 3):.1f}" width="{width:.1f}" '
+        f'height="{_y(0) - _y(y / 3):.1f}"/>'
+        for x, y in zip(chart.x.tolist(), chart.columns.tolist(), strict=True)
     ]
 
 

@@ -264,6 +264,7 @@ def _shot(
                 predictions.by_image[change.image_id],
                 matches,
                 evaluation.category_names,
+                errors=evaluation.error_types.by_image[change.image_id],
                 picture=f"{name}-{panel.role}",
                 again=side == 1,
             )

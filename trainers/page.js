@@ -32,7 +32,7 @@ for (const table of document.querySelectorAll("table.sorts")) {
 }
 for (const input of document.querySelectorAll(".tabs input"))
   input.addEventListener("change", () => {
-    for (const table of document.querySelectorAll(".heat")) table.hidden = table.dataset.figure !== input.value;
+    for (const table of document.querySelectorAll(".heat[data-figure]")) table.hidden = table.dataset.figure !== input.value;
   });
 for (const input of document.querySelectorAll(".keys input[type=checkbox]"))
   input.addEventListener("change", () => document.body.classList.toggle("no-" + input.value, !input.checked));
@@ -43,6 +43,10 @@ for (const figure of document.querySelectorAll("figure:has(.panel)")) {
     if (event.key === "Enter" || event.key === " ") { event.preventDefault(); enlarge(); }
   });
 }
+for (const select of document.querySelectorAll(".stands-out"))
+  select.addEventListener("change", () => {
+    for (const line of select.closest(".box").querySelectorAll(".quiet")) line.classList.toggle("on", line.dataset.name === select.value);
+  });
 const show = role => {
   for (const figure of document.querySelectorAll("figure[data-role]"))
     figure.hidden = role !== "all" && figure.dataset.role !== role;

@@ -83,7 +83,12 @@ def count(value: int) -> Cell:
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]], *, sorts: bool = True, tall: bool = False) -> str:
     """A table whose columns sort where `sorts` says so, `tall` ones scrolling under their heads."""
-    named = "".join(f'<th scope="col">{f"<button>{h}</button>" if sorts and h else h}</th>' for h in heads)
+    words = [bool(rows) and rows[0][i].words for i in range(len(heads))]
+    shown = [f"<button>{head}</button>" if sorts and head else head for head in heads]
+    named = "".join(
+        f'<th scope="col"{" class=words" if is_text else ""}>{head}</th>'
+        for head, is_text in zip(shown, words, strict=True)
+    )
     drawn = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     kinds = f'<div class="scroll{" tall" if tall else ""}" tabindex="0"><table{" class=sorts" if sorts else ""}>'
     return f"{kinds}<thead><tr>{named}</tr></thead><tbody>{drawn}</tbody></table></div>"
@@ -95,6 +100,12 @@ def _cell(cell: Cell) -> str:
     kind = f' class="{" ".join(kinds)}"' if kinds else ""
     fill = "" if cell.bar is None else f' style="--v:{100 * min(max(cell.bar, 0), 1):.0f}%"'
     return f'<td data-v="{escape(str(key))}"{kind}{fill}>{cell.drawn}{escape(cell.text)}</td>'
+
+
+def section(key: str, title: str, note: str, body: str, *, box: bool = True) -> str:
+    """A section of a page, that links reach by `key`; `note` and `body` are markup."""
+    kind = ' class="box"' if box else ""
+    return f'<section{kind} id="{key}"><h2>{title}</h2><p class="note">{note}</p>{body}</section>'
 
 
 def keys() -> str:

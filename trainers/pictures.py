@@ -14,6 +14,7 @@ from dataflow.images import RgbImage
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Change, ImageRecord, Predictions
 from dataflow.schema import example_image_id
+from trainers.error_types import ImageErrors
 from trainers.frames import Frame, Role, aligned_pixels, to_example
 from trainers.matching import ImageMatches, Verdict
 
@@ -84,17 +85,18 @@ def draw_panel(
     matches: ImageMatches,
     names: Sequence[str],
     *,
+    errors: ImageErrors | None = None,
     picture: str = "",
     again: bool = False,
 ) -> str:
     """A frame as an `<svg>` element with its picture inside and the boxes over it; all text escaped.
 
-    `matches` is what to show: detections it has `CUT` are left out. A `picture` that has an id in the page can be shown
-    `again` without being there twice.
+    `matches` is what to show: detections it has `CUT` are left out; `errors` say what kind each error is. A `picture`
+    that has an id in the page can be shown `again` without being there twice.
     """
     height, width = panel.size
     text_size = max(height, width) / 36
-    boxes = "".join(_draw_box(box, text_size) for box in _boxes(record, predictions, matches, names))
+    boxes = "".join(_draw_box(box, text_size) for box in _boxes(record, predictions, (matches, errors), names))
     label = f"{panel.title} of {record.image_id} with {matches.count(Verdict.TP)} right and "
     label += f"{matches.count(Verdict.FP)} wrong detections and {matches.count(Verdict.FN)} missed objects"
     if again:
@@ -111,9 +113,10 @@ def draw_panel(
 
 
 def _boxes(
-    record: ImageRecord, predictions: Predictions, matches: ImageMatches, names: Sequence[str]
+    record: ImageRecord, predictions: Predictions, judged: tuple[ImageMatches, ImageErrors | None], names: Sequence[str]
 ) -> Iterator[_Box]:
     """What to draw, what matters most last and so on top."""
+    matches, errors = judged
     objects = record.objects
     many = len(names) > 1
     for i, verdict in enumerate(matches.object_verdicts.tolist()):
@@ -124,6 +127,8 @@ def _boxes(
             Verdict.FN: ("fn", "missed"),
             Verdict.IGNORED: ("crowd", "region that does not count"),
         }[Verdict(verdict)]
+        if errors is not None and errors.objects[i] not in (None, "missed"):
+            what += f" (a {errors.objects[i]} error comes near)"
         label = name if verdict == Verdict.FN and many else ""
         yield _Box(style, _corners(objects.boxes[i]), label, f"{name}{change}: {what}")
     order = np.argsort(predictions.scores, kind="stable")
@@ -139,6 +144,9 @@ def _boxes(
             Verdict.FP: ("fp", "wrong"),
             Verdict.IGNORED: ("crowd", "does not count"),
         }[verdict]
+        if errors is not None and errors.detections[i] is not None:
+            suspected = "" if errors.causes[i] is None else f", suspected: {errors.causes[i]}"
+            what += f" ({errors.detections[i]}{suspected})"
         label = f"{name} {score}" if many else score
         yield _Box(style, _corners(predictions.boxes[i]), label, f"{name}, score {score}{overlap}: {what}")
 

@@ -1,5 +1,7 @@
 """The report: whole, self-contained, true to the evaluation, safe with any text, and alive in a browser."""
 
+import base64
+import hashlib
 import html
 import json
 import re
@@ -19,6 +21,7 @@ from tests.trainers.browser import in_browser
 from trainers import report
 from trainers.charts import Chart, draw, standalone
 from trainers.coco_figures import FIGURES
+from trainers.confusion import confuse
 from trainers.evaluation import evaluate
 from trainers.frames import Frame, boxes_in_frame, examples
 from trainers.matching import Verdict
@@ -28,7 +31,7 @@ from trainers.report import write_report
 
 SIZE = (64, 96)
 NASTY = "</script><script>alert('x')</script>\"&<b>"
-_VOID = {"meta", "input", "image", "rect", "path", "line", "br"}
+_VOID = {"meta", "input", "br"}
 
 
 def _compared(samples, seed=0, kind="images", run_id="run", images=6):
@@ -73,6 +76,8 @@ def test_the_report_is_whole_and_shows_what_was_counted(samples, tmp_path, kind)
     path = write_report(evaluation, dataset, predictions, tmp_path / "out", pictures=4)
     assert path == tmp_path / "out" / "report.html"
     assert sorted(p.name for p in path.parent.iterdir()) == [
+        "calibration.svg",
+        "classes.svg",
         "precision_recall.svg",
         "report.html",
         "report.json",
@@ -85,12 +90,62 @@ def test_the_report_is_whole_and_shows_what_was_counted(samples, tmp_path, kind)
     page = _Page(text)
     frames = {"images": 1, "pairs": 2, "differences": 3}[kind]
     assert len(page.of("svg", **{"class": "panel"})) == 4 * frames
-    shown = [evaluation.matches[i].at_score(evaluation.errors.score) for i, _ in evaluation.errors.ranked_images[:4]]
+    ranked = list(dict.fromkeys([i for i, _ in (*evaluation.error_types.ranked, *evaluation.errors.ranked_images)]))[:4]
+    shown = [evaluation.matches[i].at_score(evaluation.errors.score) for i in ranked]
     for name, verdict in (("tp", Verdict.TP), ("fp", Verdict.FP), ("fn", Verdict.FN)):
         assert len(page.of("g", **{"class": name})) == frames * sum(m.count(verdict) for m in shown)
     if kind != "images":
         found, total = evaluation.errors.by_change["moved"]
-        assert f"<td>{total}</td><td>{found}</td>" in text
+        row = re.search(r'<td data-v="moved"[^>]*>moved</td><td[^>]*>(\d+)</td><td[^>]*>([\d.]+)</td>', text)
+        assert row.groups() == (str(total), f"{found / total:.3f}")
+
+
+def test_every_part_of_the_evaluation_is_shown(samples, tmp_path):
+    evaluation, dataset, predictions = _compared(samples, images=9)
+    text = write_report(evaluation, dataset, predictions, tmp_path / "out").read_text()
+    for sentence in evaluation.warnings:
+        assert html.escape(sentence) in text
+    for low, high in evaluation.intervals.values():
+        assert f"{low:.3f} to {high:.3f}" in text
+    for name, cost in evaluation.error_types.cost.items():
+        number = evaluation.error_types.counts[name]
+        assert re.search(rf">{name}</td><td[^>]*>[^<]*</td><td[^>]*>{number}</td><td[^>]*>{cost:.3f}</td>", text)
+    for image, cost in evaluation.error_types.ranked:
+        assert re.search(rf">{image}</td><td[^>]*>{cost:.4f}</td>", text)
+    matrix = re.search(r'<table class="heat matrix">.*?</table>', text, re.DOTALL)[0]
+    shown = [int(n.replace("·", "0")) for n in re.findall(r"<td[^>]*>([^<]*)</td>", matrix)]
+    np.testing.assert_array_equal(np.reshape(shown, evaluation.confusion.counts.shape), evaluation.confusion.counts)
+    for part in evaluation.breakdown.by_size:
+        if part.tp + part.fn:
+            assert re.search(
+                rf">{part.name}</td><td[^>]*>{part.tp + part.fn}</td><td[^>]*>{part.recall:.3f}</td>", text
+            )
+    kinds = {kind for errors in evaluation.error_types.by_image.values() for kind in errors.detections if kind}
+    assert kinds and all(f"({kind})</title>" in text for kind in kinds)
+
+
+def test_of_many_classes_the_commonest_confusions_are_listed(samples, tmp_path):
+    """Thirty classes, in which the first is taken for the last twice, and once the other way."""
+    names = Categories(tuple(f"class {i}" for i in range(30)))
+    boxes = [[0, 0, 20, 20], [40, 0, 60, 20], [0, 30, 20, 50], [40, 30, 60, 50]]
+    record = samples.record("a", Objects(boxes, [0, 0, 29, 5]), SIZE)
+    dataset = samples.dataset({"validation": [record]}, categories=names)
+    found = [Predictions("a", boxes, [0.9, 0.8, 0.7, 0.95], [29, 29, 0, 5], "r")]
+    predictions = collect_predictions(found, run_id="r", dataset=dataset, split="validation")
+    evaluation = evaluate(dataset, predictions, "validation")
+    evaluation = replace(evaluation, confusion=confuse(evaluation.matching, names.names, 0.5))
+    text = write_report(evaluation, dataset, predictions, tmp_path / "out").read_text()
+    rows = re.findall(r">(class \d+)</td><td[^>]*>(class \d+)</td><td[^>]*>(\d+)</td>", text)
+    assert rows == [("class 0", "class 29", "2"), ("class 29", "class 0", "1")]
+
+
+def test_the_policy_names_the_script_by_its_hash(samples, tmp_path):
+    text = write_report(*_compared(samples), tmp_path / "out").read_text()
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    allowed = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert policy == allowed
 
 
 def test_the_page_needs_no_network(samples, tmp_path):
@@ -101,7 +156,7 @@ def test_the_page_needs_no_network(samples, tmp_path):
     page = _Page(text)
     for _, attributes in page.elements:
         for name in ("src", "href", "srcset", "action"):
-            assert attributes.get(name, "data:").startswith("data:")
+            assert attributes.get(name, "data:").startswith(("data:", "#"))
     assert not re.search(r"@import|url\(", text)
 
 
@@ -199,6 +254,11 @@ def test_a_failure_leaves_nothing_and_what_is_there_stays(samples, tmp_path, mon
 def test_charts_are_svg_and_break_where_nothing_is_known():
     x = np.linspace(0, 1, 5)
     chart = Chart("a < b", "x & y", "y", x, {"one": np.array([1, np.nan, np.nan, 0.5, 0]), "two": x}, 0.5, "here <")
+    many = replace(chart, quiet={"<": x, "b": x}, columns=np.array([0, 1, 0.5, 0.2, 1]))
+    drawn = ElementTree.fromstring(draw(many))
+    assert [p.get("data-name") for p in drawn.iter() if p.get("class") == "quiet"] == ["<", "b"]
+    heights = [float(r.get("height")) for r in drawn.iter() if r.get("class") == "column"]
+    np.testing.assert_allclose(np.array(heights) / max(heights), many.columns, atol=1e-2)
     for text in (draw(chart), standalone(chart)):
         root = ElementTree.fromstring(text)
         paths = [p.get("d") for p in root.iter("{http://www.w3.org/2000/svg}path") if "s1" in p.get("class")]
@@ -210,12 +270,14 @@ def test_charts_are_svg_and_break_where_nothing_is_known():
 
 _SCRIPT = """
 const results = {};
-const column = i => [...document.querySelectorAll("table.sorts tbody tr")].map(row => row.cells[i].textContent);
-const heads = document.querySelectorAll("table.sorts th button");
+const column = i => [...document.querySelectorAll("#classes tbody tr")].map(row => row.cells[i].textContent);
+const heads = document.querySelectorAll("#classes th button");
 heads[1].click(); results.falling = column(1); heads[1].click(); results.rising = column(1);
 heads[0].click(); results.names = column(0);
 document.querySelector(".tabs input[value=Recall]").click();
-results.tables = [...document.querySelectorAll(".heat")].filter(t => !t.hidden).map(t => t.dataset.figure);
+results.tables = [...document.querySelectorAll(".heat[data-figure]")].filter(t => !t.hidden).map(t => t.dataset.figure);
+const pick = document.querySelector(".stands-out"); pick.selectedIndex = 2; pick.dispatchEvent(new Event("change"));
+results.picked = [...document.querySelectorAll(".quiet.on")].map(line => line.dataset.name);
 const shown = kind => getComputedStyle(document.querySelector(".panel ." + kind)).display;
 results.before = shown("fp"); document.querySelector(".keys input[value=fp]").click(); results.after = shown("fp");
 const chart = document.querySelector("svg[data-chart]"), box = chart.getBoundingClientRect();
@@ -237,6 +299,7 @@ def test_in_a_browser_tables_sort_and_boxes_hide(samples, tmp_path):
     assert results["rising"] == results["falling"][::-1]
     assert results["names"] == sorted(dataset.categories.names)
     assert results["tables"] == ["Recall"]
+    assert results["picked"] == [dataset.categories.names[1]]
     assert (results["before"], results["after"]) == ("inline", "none")
     assert re.fullmatch(r"recall 0\.\d\d: IoU 0\.50 [01]\.\d{3} · .*", results["readout"])
     assert results["wide"]  # Nothing sticks out at the width of a phone.

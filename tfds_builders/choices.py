@@ -10,6 +10,7 @@ from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.coco_writer import CocoWriter
 from tfds_builders.formats.cvat import open_cvat
 from tfds_builders.formats.cvat_writer import CvatWriter
+from tfds_builders.formats.detectron2_writer import Detectron2Writer
 from tfds_builders.formats.labelme import LabelmeWriter, holds_labelme, open_labelme
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.mot_writer import MotWriter
@@ -27,6 +28,8 @@ from tfds_builders.writing import Writer
 
 FormatName = Literal["yolo", "coco", "voc", "mot", "virat", "labelme", "cvat", "pairs"]
 FORMATS: tuple[FormatName, ...] = get_args(FormatName)
+ExportName = FormatName | Literal["detectron2"]
+EXPORTS: tuple[ExportName, ...] = (*FORMATS, "detectron2")
 # Those that hold before/after pairs; all others hold single images.
 PAIR_FORMATS: tuple[FormatName, ...] = ("pairs",)
 
@@ -40,7 +43,7 @@ _OPEN: dict[FormatName, Callable[..., Source]] = {
     "cvat": open_cvat,
     "pairs": open_pairs,
 }
-_WRITE: dict[FormatName, Callable[[Path, Categories, tuple[str, ...]], Writer[Any]]] = {
+_WRITE: dict[ExportName, Callable[[Path, Categories, tuple[str, ...]], Writer[Any]]] = {
     "yolo": YoloWriter,
     "coco": CocoWriter,
     "voc": VocWriter,
@@ -49,6 +52,7 @@ _WRITE: dict[FormatName, Callable[[Path, Categories, tuple[str, ...]], Writer[An
     "labelme": LabelmeWriter,
     "cvat": CvatWriter,
     "pairs": PairsWriter,
+    "detectron2": Detectron2Writer,
 }
 
 # What tells a format from the others, as files or folders of the source; one of each tuple's patterns is enough.
@@ -113,6 +117,6 @@ def open_source(name: FormatName, path: Path, /, **options: Any) -> Source:
     return _OPEN[name](path, **options)
 
 
-def open_writer(name: FormatName, out: Path, categories: Categories, splits: tuple[str, ...]) -> Writer[Any]:
+def open_writer(name: ExportName, out: Path, categories: Categories, splits: tuple[str, ...]) -> Writer[Any]:
     """What writes records into the directory `out` in format `name`."""
     return _WRITE[name](out, categories, splits)

@@ -8,13 +8,13 @@ from typing import Any
 from dataflow.errors import UsageError
 from dataflow.prepared import PreparedDataset
 from dataflow.progress import Progress
-from tfds_builders.choices import FORMATS, PAIR_FORMATS, FormatName, open_writer
+from tfds_builders.choices import EXPORTS, PAIR_FORMATS, ExportName, open_writer
 from tfds_builders.losses import Loss, add_losses
 
 EXPORT = "export.json"
 
 
-def export_dataset(dataset: PreparedDataset, name: FormatName, out: Path, splits: Sequence[str]) -> dict[str, Any]:
+def export_dataset(dataset: PreparedDataset, name: ExportName, out: Path, splits: Sequence[str]) -> dict[str, Any]:
     """Write the examples of `splits` into the directory `out`, and `export.json` that says what could not be held.
 
     Raises:
@@ -22,10 +22,12 @@ def export_dataset(dataset: PreparedDataset, name: FormatName, out: Path, splits
     """
     for split in splits:
         dataset.check_split(split)
-    paired = dataset.layout.is_ours and dataset.layout.kind != "images"
+    kind = dataset.layout.kind if dataset.layout.is_ours else "images"
+    # Who trains with Detectron2 wants the differences as images; the other formats are to be read back.
+    paired = kind == "pairs" or (kind == "differences" and name != "detectron2")
     if paired != (name in PAIR_FORMATS):
         what = "before/after pairs" if paired else "single images"
-        fitting = ", ".join(format for format in FORMATS if (format in PAIR_FORMATS) == paired)
+        fitting = ", ".join(format for format in EXPORTS if (format in PAIR_FORMATS) == paired)
         raise UsageError(f"{dataset.path} holds {what}, --format {name} does not", f"use --format {fitting}")
     writer = open_writer(name, out, dataset.categories, tuple(splits))
     progress = Progress(f"{dataset.name} as {name}", sum(dataset.splits[split] for split in splits), "examples")
@@ -37,7 +39,7 @@ def export_dataset(dataset: PreparedDataset, name: FormatName, out: Path, splits
             progress.update(count)
     writer.close()
     progress.close(count)
-    if dataset.layout.kind == "differences":
+    if paired and kind == "differences":
         add_losses(writer.losses, {Loss.DIFFERENCES: count})
     result = {
         "dataset": dataset.name,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dataflow.paths import location
-from trainers.options import FORMATS, METHODS, MODES, add_command, add_runner, add_task_runner
+from trainers.options import EXPORTS, FORMATS, METHODS, MODES, add_command, add_runner, add_task_runner
 
 _MODULE = "trainers.data_commands"
 
@@ -131,7 +131,7 @@ def _add_export(commands: Any) -> None:
     parser = add_command(
         commands, _MODULE, "export", "Turn a prepared dataset into an annotation format", "prepared dataset"
     )
-    parser.add_argument("--format", choices=FORMATS, required=True, help="what to write")
+    parser.add_argument("--format", choices=EXPORTS, required=True, help="what to write")
     parser.add_argument("--out", type=location, required=True, metavar="DIR", help="directory to write")
     parser.add_argument("--split", help="split to export (default: all)")
 

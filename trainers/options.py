@@ -12,6 +12,7 @@ MODES = ("absolute", "signed", "grey", "threshold", "ssim")
 METHODS = ("none", "phase", "features", "ecc")
 TOOLS = ("pycocotools", "torchmetrics", "fiftyone", "ultralytics", "voc")
 FORMATS = ("yolo", "coco", "voc", "mot", "virat", "labelme", "cvat", "pairs")
+EXPORTS = (*FORMATS, "detectron2")
 
 
 def _command(module: str, name: str) -> Command:

@@ -17,7 +17,7 @@ detection that refers to an object not found otherwise becomes right (the best o
 missed objects are not counted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -83,34 +83,26 @@ class _Typed:
     mended: Ints
 
 
-def analyse_errors(
-    matching: Matching,
-    score: float,
-    ranked: tuple[tuple[str, float], ...],
-    causes: Mapping[str, Sequence[Cause | None]],
-) -> ErrorAnalysis:
-    """The errors at IoU 0.5.
+def analyse_errors(matching: Matching, score: float, ranked: tuple[tuple[str, float], ...]) -> ErrorAnalysis:
+    """The errors at IoU 0.5, without causes, which `change_causes.add_causes` finds.
 
     Args:
         matching: of all detections.
         score: the lowest that counts, for `by_image` and `counts`.
         ranked: see `ErrorAnalysis`.
-        causes: by image, one for each detection; images may be left out.
     """
     everything = _types(matching, np.ones(len(matching.scores), np.bool_))
     kept = _types(matching, matching.scores >= np.float32(score))
-    by_image = _by_image(matching, kept, causes)
     numbers = np.bincount(kept.detections[kept.detections >= 0], minlength=len(ERROR_TYPES))
     numbers[_MISSED] = int((kept.objects == _MISSED).sum())
-    suspected = [cause for errors in by_image.values() for cause in errors.causes]
     cost, false_positives, false_negatives = _costs(matching, everything)
     return ErrorAnalysis(
-        by_image=by_image,
+        by_image=_by_image(matching, kept),
         counts=dict(zip(ERROR_TYPES, numbers.tolist(), strict=True)),
         cost=cost,
         false_positives=false_positives,
         false_negatives=false_negatives,
-        causes={cause: suspected.count(cause) for cause in get_args(Cause)},
+        causes=dict.fromkeys(get_args(Cause), 0),
         ranked=ranked,
     )
 
@@ -196,21 +188,17 @@ def _costs(matching: Matching, typed: _Typed) -> tuple[dict[ErrorType, float], f
     return cost, max(mean(right, right, category, truths) - before, 0.0), without(typed.objects != _NONE)
 
 
-def _by_image(
-    matching: Matching, typed: _Typed, causes: Mapping[str, Sequence[Cause | None]]
-) -> dict[str, ImageErrors]:
+def _by_image(matching: Matching, typed: _Typed) -> dict[str, ImageErrors]:
     names: list[ErrorType | None] = [*ERROR_TYPES, None]  # -1 is the last.
     detections, objects = ([names[code] for code in codes.tolist()] for codes in (typed.detections, typed.objects))
     edges = np.arange(len(matching.image_ids) + 1)
     starts = np.searchsorted(matching.detections.image, edges).tolist()
     object_starts = np.searchsorted(matching.objects.image, edges).tolist()
-    errors = {}
-    for index, image_id in enumerate(matching.image_ids):
-        own = detections[starts[index] : starts[index + 1]]
-        given = causes.get(image_id, [None] * len(own))
-        errors[image_id] = ImageErrors(
-            detections=tuple(own),
+    return {
+        image_id: ImageErrors(
+            detections=tuple(detections[starts[index] : starts[index + 1]]),
             objects=tuple(objects[object_starts[index] : object_starts[index + 1]]),
-            causes=tuple(None if kind is None else cause for kind, cause in zip(own, given, strict=True)),
+            causes=(None,) * (starts[index + 1] - starts[index]),
         )
-    return errors
+        for index, image_id in enumerate(matching.image_ids)
+    }

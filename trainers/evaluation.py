@@ -15,6 +15,7 @@ from dataflow.records import FramePair, ImageRecord
 from dataflow.registration import AlignmentError, Method
 from trainers.bootstrap import intervals
 from trainers.breakdown import Breakdown, break_down
+from trainers.change_causes import add_causes
 from trainers.coco_figures import mean_or_none
 from trainers.confusion import Confusion, confuse
 from trainers.curves import (
@@ -120,6 +121,7 @@ def evaluate(
     has_changes = dataset_kind(dataset.layout) != "images"
     errors = count_errors(matching, matches, by_id, names, score=score, has_changes=has_changes)
     worst = [image for image, counts in errors.ranked_images[:_WEIGHED] if counts.fp + counts.fn]
+    error_types = analyse_errors(matching, score, rank_images(matching, worst))
     return Evaluation(
         dataset=dataset.name,
         fingerprint=dataset.fingerprint,
@@ -137,7 +139,7 @@ def evaluate(
         confusion=confuse(matching, names, score),
         breakdown=break_down(matching, by_id, alignment, score),
         errors=errors,
-        error_types=analyse_errors(matching, score, rank_images(matching, worst), {}),
+        error_types=add_causes(error_types, dataset, predictions, split) if has_changes else error_types,
         matching=matching,
         matches=matches,
         truths=by_id,

@@ -39,7 +39,7 @@ def test_types_and_costs_are_those_of_tidecv(monkeypatch, seed):
     theirs = _tide(records, predictions)
     matching = match(records, predictions, 1 + seed % 4)
     assert theirs.ap / 100 == pytest.approx(matching.figures["AP50"], abs=1e-12)
-    ours = analyse_errors(matching, 0.0, (), {})
+    ours = analyse_errors(matching, 0.0, ())
     assert list(theirs.count_errors().values()) == list(ours.counts.values())
     costs = {THEIRS[kind.short_name]: cost / 100 for kind, cost in theirs.fix_main_errors().items()}
     for code, name in enumerate(ERROR_TYPES):
@@ -73,11 +73,11 @@ def test_every_type_by_hand():
         [112, 0, 132, 20],  # Of another class, and beside.
     ]
     matching = _one(boxes, [0, 0, 1, 2], detected, [0, 0, 2, 1, 0, 0], scores=[0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
-    errors = analyse_errors(matching, 0.0, (), {}).by_image["a"]
+    errors = analyse_errors(matching, 0.0, ()).by_image["a"]
     assert errors.detections == (None, "duplicate", "classification", "localisation", "background", "both")
     assert errors.objects == (None, "classification", "localisation", "missed")
     assert errors.causes == (None,) * 6
-    cut = analyse_errors(matching, 0.65, (), {})
+    cut = analyse_errors(matching, 0.65, ())
     assert cut.by_image["a"].detections == (None, "duplicate", "classification", None, None, None)
     assert cut.by_image["a"].objects == (None, "classification", "missed", "missed")
     assert (cut.counts["missed"], cut.counts["both"]) == (2, 0)
@@ -93,15 +93,8 @@ def _as_arrays(scores, right, truths):
 
 def test_crowd_regions_are_no_errors():
     matching = _one([[0, 0, 50, 50]], [0], [[5, 5, 20, 20], [100, 0, 120, 20]], [0, 0], scores=[0.9, 0.8], crowd=[True])
-    errors = analyse_errors(matching, 0.0, (), {}).by_image["a"]
+    errors = analyse_errors(matching, 0.0, ()).by_image["a"]
     assert errors.detections == (None, "background") and errors.objects == (None,)
-
-
-def test_causes_are_kept_for_errors_only():
-    matching = _one([[0, 0, 20, 20]], [0], [[0, 0, 20, 20], [100, 0, 120, 20]], [0, 0], scores=[0.9, 0.8])
-    found = analyse_errors(matching, 0.0, (), {"a": ("unmoved", "illumination")})
-    assert found.by_image["a"].causes == (None, "illumination")
-    assert found.causes == {"camera-motion": 0, "illumination": 1, "unmoved": 0}
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -22,6 +22,7 @@ from dataflow.errors import DataRefusedError, MissingExtraError, UsageError
 from dataflow.paths import REQUESTS, is_cloud, location, remove_tree
 from dataflow.runners import Check, Submission, default_arguments, submission_checks
 from dataflow.shards import Outcome, ShardFormat, ShardKey, ShardResult, load_results, save_result, write_shard
+from dataflow.worker_failures import failure_in, failures_marked
 from dataflow.worker_pool import answer
 
 try:
@@ -121,10 +122,11 @@ class _WriteShard(beam.DoFn):  # type: ignore[misc]
 
     def process(self, element: tuple[str, int, int]) -> Iterator[None]:
         key = ShardKey(*element)
-        lines = _plan_file(self._directory, self._shard_format, key).read_text(encoding="ascii").splitlines()
-        result = write_shard(self._directory, self._shard_format, key, self._outcomes(lines))
-        save_result(result, self._directory / _RESULTS)
-        _measure(result)
+        with failures_marked(f"{key.split} {key.index}"):
+            lines = _plan_file(self._directory, self._shard_format, key).read_text(encoding="ascii").splitlines()
+            result = write_shard(self._directory, self._shard_format, key, self._outcomes(lines))
+            save_result(result, self._directory / _RESULTS)
+            _measure(result)
         return iter(())
 
 
@@ -251,6 +253,7 @@ def run_shard_job(
     Raises:
         UsageError: see `check_runner`.
         WorkerDiedError: a worker process of FnApiRunner was killed.
+        WorkerFailedError: a worker raised.
         LostElementsError: the runner ended without writing every shard, or an input was lost on the way.
     """
     options = pipeline_options(runner, arguments)
@@ -269,11 +272,14 @@ def run_shard_job(
 
 @contextlib.contextmanager
 def _deaths_told(runner: str, kept: str) -> Iterator[None]:
-    """Quiet Beam's log, and make a `WorkerDiedError` of what it says when a worker process died."""
+    """Quiet Beam's log, and make errors of ours of what it says when a worker failed, or its process died."""
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # It logs what is raised, too.
     try:
         yield
     except RuntimeError as error:
+        if failure := failure_in(str(error), kept):
+            raise failure from error
         _, died, status = str(error).partition(_DIED)
         if not died:
             raise

@@ -16,7 +16,7 @@ import psutil
 ROOT = Path(__file__).parents[2]
 START_S = 60.0
 # 1 is PR_SET_PDEATHSIG of prctl(2): where the tests are killed, so is what they started.
-_DIES_TOO = "import ctypes, os, sys; e = sys.executable; ctypes.CDLL(None).prctl(1, 9); os.execv(e, [e, *sys.argv[1:]])"
+_DIES_TOO = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execvp(sys.argv[1], sys.argv[1:])"
 
 
 @contextmanager
@@ -64,16 +64,11 @@ def end_session(session: int) -> None:
 
 
 @contextmanager
-def _service(command: list[str], python: Path, path: Path | None, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with all its children, for as long as the block runs. `path`: where it finds more modules."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    # The worker pool starts its workers as `python`.
-    environment = {**kept, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
-    if path:
-        environment["PYTHONPATH"] = str(path)
+def service(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with all its children, for as long as the block runs. What it says goes to the file `log`."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(python), "-c", _DIES_TOO, *command],
+            [sys.executable, "-c", _DIES_TOO, *command],
             cwd=log.parent,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -88,7 +83,15 @@ def _service(command: list[str], python: Path, path: Path | None, log: Path) -> 
         process.wait(10)
 
 
-def _started(process: subprocess.Popen[bytes], log: Path) -> None:
+def _environment(python: Path, path: Path | None) -> dict[str, str]:
+    """That of a Python program. `path`: where it finds more modules."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    # The worker pool starts its workers as `python`.
+    kept["PATH"] = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    return kept | ({"PYTHONPATH": str(path)} if path else {})
+
+
+def started(process: subprocess.Popen[bytes], log: Path) -> None:
     if process.poll() is not None:
         raise RuntimeError(f"ended at once: {log.read_text(errors='replace')[-2000:]}")
 
@@ -99,11 +102,12 @@ def job_service(folder: Path) -> Iterator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     port_file, log = folder / "port", folder / "service.log"
     module = "apache_beam.runners.portability.local_job_service_main"
-    command = ["-m", module, "--port_file", str(port_file), "--staging_dir", str(folder / "staging")]
-    with _service(command, Path(sys.executable), ROOT, log) as process:
+    python = Path(sys.executable)
+    command = [str(python), "-m", module, "--port_file", str(port_file), "--staging_dir", str(folder / "staging")]
+    with service(command, _environment(python, ROOT), log) as process:
 
         def up() -> bool:
-            _started(process, log)
+            started(process, log)
             return port_file.exists()
 
         wait_until(up, START_S, "the job service")
@@ -118,11 +122,11 @@ def worker_pool(folder: Path, python: Path = Path(sys.executable), path: Path | 
     """
     folder.mkdir(parents=True, exist_ok=True)
     port, log = free_port(), folder / "workers.log"
-    command = ["-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
-    with _service(command, python, path, log) as process:
+    command = [str(python), "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
+    with service(command, _environment(python, path), log) as process:
 
         def up() -> bool:
-            _started(process, log)
+            started(process, log)
             try:
                 with socket.create_connection(("localhost", port), timeout=1):
                     return True

@@ -6,7 +6,6 @@ Sources, references and findings travel to other processes, and into another env
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ from dataflow.camera_motion import random_movement
 from dataflow.prepared import PreparedDataset
 from dataflow.shards import FILE_FORMATS, FileFormat
 from tests.factories import Picture, logical_dataset, photograph, write, write_mot, write_yolo
-from tests.tfds_builders.portable import ROOT, external, loopback, time_limit
+from tests.tfds_builders.light_environment import make_light_environment
+from tests.tfds_builders.portable import external, loopback, time_limit
 from tests.tfds_builders.shaken_frames import write_scenes
 from tfds_builders.builders import IngestOptions, Running, SourceBuilder
 from tfds_builders.difference_builder import DifferencesBuilder
@@ -228,21 +228,7 @@ def test_prism(
 
 @pytest.fixture(scope="module")
 def light_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment made for workers alone: this package with its extra `prepare`."""
-    tmp = tmp_path_factory.mktemp("light")
-    tree = tmp / "tree"  # A copy: installing leaves its traces in the tree.
-    for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.lock"):
-        write(tree / name, (ROOT / name).read_bytes())
-    for package in ("dataflow", "tfds_builders", "trainers"):
-        shutil.copytree(ROOT / package, tree / package)
-    python = tmp / "environment" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", tmp / "environment"], check=True, timeout=300)
-    install = [python, "-m", "pip", "install", "--quiet", "--constraint", "requirements.lock", ".[prepare]"]
-    done = subprocess.run(install, cwd=tree, check=False, timeout=900, capture_output=True, text=True)
-    if done.returncode and "No matching distribution" in done.stderr and "connection" in done.stderr.lower():
-        pytest.skip("no package index can be reached")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return python
+    return make_light_environment(tmp_path_factory.mktemp("light"))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,115 @@
+"""Real photographs and frames by real engines: the same files, byte for byte, as this process makes alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dataflow.prepared import PreparedDataset
+from tests.engines.flink import Cluster, flink_cluster
+from tests.engines.parts import job_server, prism
+from tests.tfds_builders.light_environment import make_light_environment
+from tests.tfds_builders.portable import ROOT, external, time_limit, worker_pool
+from tfds_builders.builders import DifferencesBuilder, IngestOptions, Running, SourceBuilder
+from tfds_builders.formats.mot import open_mot
+from tfds_builders.formats.yolo import open_yolo
+from tfds_builders.pairing import PairOptions
+from tfds_builders.planning import PlanOptions
+
+pytestmark = [pytest.mark.engines, pytest.mark.slow]
+
+LIMIT_S = 300.0
+DATA = ROOT.parent / "shared" / "data"
+OPTIONS = IngestOptions(PlanOptions(shards=4))
+CASES = ("photographs", "pairs", "differences")
+SPARK = "local[2]"
+
+
+def made(case: str, out: Path, pairs: Path | None, running: Running = Running()) -> PreparedDataset:
+    """coco128 ingested, PETS09-S2L1 ingested as pairs, or the differences of `pairs`."""
+    with time_limit(LIMIT_S):
+        if case == "differences":
+            assert pairs is not None
+            return DifferencesBuilder(PreparedDataset(pairs), name=case, out=out, running=running).prepare()
+        photographs = case == "photographs"
+        source = open_yolo(DATA / "coco128") if photographs else open_mot(DATA / "pets09_s2l1", PairOptions(10))
+        return SourceBuilder(source, name=case, out=out, options=OPTIONS, running=running).prepare()
+
+
+def files(path: Path) -> dict[str, bytes]:
+    """Every file of a dataset, hidden ones too."""
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What this process makes alone."""
+    if not DATA.is_dir():
+        pytest.skip("there is no ../shared/data beside the checkout")
+    out = tmp_path_factory.mktemp("local")
+    paths: dict[str, Path] = {}
+    for case in CASES:
+        paths[case] = made(case, out, paths.get("pairs")).path
+    return paths
+
+
+@pytest.fixture(scope="module")
+def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with flink_cluster(tmp_path_factory.mktemp("flink")) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_flink(case: str, flink: Cluster, local: dict[str, Path], tmp_path: Path) -> None:
+    with flink.running(tmp_path / "pool") as running:
+        check(case, running, local, tmp_path)
+    jobs = flink.ask("jobs/overview")["jobs"]
+    assert {job["state"] for job in jobs} == {"FINISHED"} and len(flink.ask("taskmanagers")["taskmanagers"]) == 2
+
+
+@pytest.fixture(scope="module")
+def on_prism() -> Iterator[Running]:
+    """Prism; the server that its runner starts serves all jobs, and ends with the tests."""
+    before = set(psutil.Process().children(recursive=True))
+    yield Running("PrismRunner", (f"--prism_location={prism()}",))
+    for process in set(psutil.Process().children(recursive=True)) - before:
+        process.kill()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_prism(case: str, on_prism: Running, local: dict[str, Path], tmp_path: Path) -> None:
+    check(case, on_prism, local, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def light_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_light_environment(tmp_path_factory.mktemp("light"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_workers_without_tensorflow_and_torch(
+    case: str, light_python: Path, local: dict[str, Path], tmp_path: Path
+) -> None:
+    with external(tmp_path / "pool", light_python, path=None) as arguments:
+        check(case, Running("PortableRunner", arguments), local, tmp_path)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_spark(case: str, local: dict[str, Path], tmp_path: Path) -> None:
+    jar = job_server("spark")
+    with worker_pool(tmp_path / "pool") as pool:
+        options = (
+            f"--spark_master_url={SPARK}",
+            f"--spark_job_server_jar={jar}",
+            "--environment_type=EXTERNAL",
+            f"--environment_config={pool}",
+        )
+        check(case, Running("SparkRunner", options), local, tmp_path)
+
+
+def check(case: str, running: Running, local: dict[str, Path], tmp_path: Path) -> None:
+    """The engine makes the files that this process makes."""
+    expected = files(local[case])
+    assert len([name for name in expected if ".tfrecord-" in name]) >= 4
+    assert files(made(case, tmp_path / "out", local["pairs"], running).path) == expected

@@ -9,6 +9,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from dataflow.images import decode_rgb
+
 _OPTIONS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
 
 
@@ -26,11 +31,13 @@ def in_browser(text: str, script: str, folder: Path, width: int = 390) -> Any:
     return json.loads(html.unescape(re.search(r'<pre id="results">(.*?)</pre>', done, re.DOTALL)[1]))
 
 
-def screenshot(page: Path, out: Path, size: tuple[int, int]) -> None:
-    """A picture of a page in a window of `size` (width, height)."""
-    _chromium(
-        out.parent, f"--window-size={size[0]},{size[1]}", "--hide-scrollbars", f"--screenshot={out}", page.as_uri()
-    )
+def screenshot(page: Path, folder: Path, size: tuple[int, int], *, dark: bool = False) -> npt.NDArray[np.uint8]:
+    """What a window of `size` (width, height) shows of a page, (H, W, 3) RGB, to who prefers light or dark."""
+    out = folder / f"{page.stem}-{size[0]}-{'dark' if dark else 'light'}.png"
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    options = ("--hide-scrollbars", scheme, f"--window-size={size[0]},{size[1]}", f"--screenshot={out}")
+    _chromium(folder, *options, page.as_uri())
+    return decode_rgb(out.read_bytes())
 
 
 def _chromium(folder: Path, *words: str) -> str:

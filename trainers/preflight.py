@@ -19,8 +19,10 @@ from trainers.detection_trainer import DivergedError
 from trainers.detectors import ClassHead, class_head, reach
 from trainers.memory import free_bytes
 from trainers.preflight_checks import Check, check_boxes, check_classes, read_truth
-from trainers.preflight_steps import Feed, Steps, feed, overfit, parameter_table
+from trainers.preflight_stages import check_parameters, enter, heaviest
+from trainers.preflight_steps import Feed, Steps, feed, overfit
 from trainers.recipe import Recipe
+from trainers.stages import Stage
 
 _ADAM_STATES = 2
 _FEED_SECONDS, _FEED_BATCHES = 5.0, 20
@@ -114,14 +116,17 @@ def preflight(
     model, report = recipe.build(dataset.categories, recipe.weights if weights is None else weights, view=recipe.view)
     truth = read_truth(dataset, split, recipe)
     fed = feed(_loader(dataset, recipe, split, seed), _FEED_BATCHES, _FEED_SECONDS)
-    parameters = _check_parameters(model, recipe)
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    parameters = check_parameters(model, trainable, recipe)
     checks = [
         check_classes(dataset.categories, truth, model, _class_head(model, recipe, fed.largest, device)),
         check_boxes(truth, reach(model)),
         parameters,
     ]
-    if parameters.level != "bad":
-        checks += _check_training(model, recipe, fed, steps, device)
+    if trainable:
+        planned = heaviest(model, trainable, recipe)
+        enter(model, trainable, planned)
+        checks += _check_training(model, recipe, planned.stage, fed, steps=steps, device=device)
     described = f"{torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
     return Preflight(dataset.name, dataset.fingerprint, split, recipe.name, described, str(report), tuple(checks))
 
@@ -151,36 +156,19 @@ def _class_head(model: PreTrainedModel, recipe: Recipe, batch: Batch, device: to
     return class_head(model, output)
 
 
-def _check_parameters(model: PreTrainedModel, recipe: Recipe) -> Check:
-    table = parameter_table(model, recipe)
-    total, trainable = (sum(row[key] for row in table) for key in ("parameters", "trainable"))
-    details = []
-    for row in table:
-        rates = " and ".join(f"{rate:g}" for rate in row["learning_rates"])
-        how = f"{_millions(row['trainable'])} train at {rates}" if row["trainable"] else "frozen"
-        details.append(f"{row['part']}: {_millions(row['parameters'])}, {how}")
-    says = f"{_millions(trainable)} of {_millions(total)} train"
-    figures = {"parameters": total, "trainable": trainable, "parts": table}
-    if not trainable:
-        return Check("parameters", "bad", "none of them train", figures, tuple(details), "unfreeze something")
-    return Check("parameters", "good", says, figures, tuple(details))
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.2f} M" if count >= 10_000 else f"{count:,}"
-
-
-def _check_training(model: PreTrainedModel, recipe: Recipe, fed: Feed, steps: int, device: torch.device) -> list[Check]:
+def _check_training(
+    model: PreTrainedModel, recipe: Recipe, stage: Stage, fed: Feed, *, steps: int, device: torch.device
+) -> list[Check]:
     """What a few steps on the largest batch show: whether the loss falls, what they need, and how long they take."""
     ids = ", ".join(fed.largest.image_ids[:8])
-    needed = _state_bytes(model)
+    needed = _state_bytes(model, recipe)
     free = free_bytes(device)
     remedy = "lower --batch-size, train on smaller images, or choose a smaller recipe"
     if free is not None and sum(needed.values()) > free:
         says = f"parameters, gradients and optimiser states need {_size(sum(needed.values()))}, {_size(free)} are free"
         return [Check("memory", "bad", says, needed | {"free": free}, remedy=remedy)]
     try:
-        done = overfit(model, recipe, fed.largest, steps, device)
+        done = overfit(model, recipe, stage, fed.largest, steps=steps, device=device)
     except DivergedError as error:
         return [Check("overfit", "bad", error.message, {"image_ids": fed.largest.image_ids}, remedy=error.remedy)]
     except torch.OutOfMemoryError:
@@ -204,14 +192,12 @@ def _check_overfit(done: Steps, ids: str) -> Check:
     return Check("overfit", "good", says, figures)
 
 
-def _state_bytes(model: PreTrainedModel) -> dict[str, int]:
-    """Bytes of the parameters, of the gradients and of AdamW's states (32 bits each)."""
+def _state_bytes(model: PreTrainedModel, recipe: Recipe) -> dict[str, int]:
+    """Bytes of the parameters, of the gradients, of AdamW's states (32 bits each), and of averaged weights."""
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return {
-        "parameters": sum(p.numel() * p.element_size() for p in model.parameters()),
-        "gradients": trained,
-        "optimiser": _ADAM_STATES * trained,
-    }
+    held = sum(p.numel() * p.element_size() for p in model.parameters())
+    average = {} if recipe.ema is None else {"average": held}
+    return {"parameters": held, "gradients": trained, "optimiser": _ADAM_STATES * trained, **average}
 
 
 def _check_memory(done: Steps, needed: dict[str, int], free: int | None) -> Check:

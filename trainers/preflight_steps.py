@@ -1,8 +1,9 @@
 """What preflight measures: a few steps of training on one batch, and batches of the loader without any training."""
 
+import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from dataflow.bridge import BatchLoader
 from trainers.detection_trainer import DivergedError, parameter_groups
 from trainers.memory import held_bytes, peak_bytes, reset_peak
 from trainers.recipe import Recipe
+from trainers.stages import Stage, frozen_norms
 
 _WARM_UP = 1 / 3
 """Share of the steps over which the learning rate rises: a detector of random weights stands no jump."""
@@ -45,14 +47,19 @@ class Steps:
         return statistics.fmean(self.losses[:width]), statistics.fmean(self.losses[-width:])
 
 
-def overfit(model: PreTrainedModel, recipe: Recipe, batch: Batch, steps: int, device: torch.device) -> Steps:
+def overfit(
+    model: PreTrainedModel, recipe: Recipe, stage: Stage, batch: Batch, *, steps: int, device: torch.device
+) -> Steps:
     """Train `model`, which is changed, on one batch again and again, with the recipe's optimiser.
+
+    Args:
+        stage: the stage of the recipe that the model is frozen for.
 
     Raises:
         DivergedError: the loss or a gradient is not finite; it names the step and the images.
     """
     model.to(device).train()
-    optimiser = torch.optim.AdamW(_groups(model, recipe), lr=recipe.learning_rate)
+    optimiser = torch.optim.AdamW(parameter_groups(model, stage, recipe.weight_decay), lr=stage.learning_rate)
     rising = max(1, round(_WARM_UP * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / rising))
     losses, seconds = [], []
@@ -61,10 +68,18 @@ def overfit(model: PreTrainedModel, recipe: Recipe, batch: Batch, steps: int, de
     for step in range(steps):
         settle(device)
         start = time.perf_counter()
-        loss = loss_of(model, recipe, batch, device)
-        loss.backward()  # type: ignore[no-untyped-call]
+        value = 0.0
+        for part in _parts(batch, recipe.accumulate):
+            try:
+                loss = _loss(model, recipe, part, device) / recipe.accumulate
+            except ValueError as error:
+                # DETR's matching takes boxes that are not numbers for boxes with corners in the wrong order.
+                if all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+                    raise
+                raise DivergedError(step + 1, math.nan, part["image_ids"]) from error
+            loss.backward()  # type: ignore[no-untyped-call]
+            value += float(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-        value = float(loss.detach())
         if not bool(torch.isfinite(norm)):  # Which it is not either where the loss is not.
             raise DivergedError(step + 1, value, batch.image_ids)
         optimiser.step()
@@ -79,21 +94,23 @@ def overfit(model: PreTrainedModel, recipe: Recipe, batch: Batch, steps: int, de
     return Steps(tuple(losses), tuple(seconds), len(batch), canvas, grown)
 
 
-def loss_of(model: PreTrainedModel, recipe: Recipe, batch: Batch, device: torch.device) -> torch.Tensor:
-    """The loss of a batch as training has it.
+def _parts(batch: Batch, count: int) -> Iterator[dict[str, Any]]:
+    """What a step takes in, one part after the other, as training takes it."""
+    inputs = batch.inputs() | {"image_ids": batch.image_ids}
+    size = len(batch) // count
+    for start in range(0, len(batch), size):
+        yield {name: values[start : start + size] for name, values in inputs.items()}
 
-    Raises:
-        DivergedError: the matching of a DETR was given boxes that are not numbers.
-    """
-    batch = batch.to(device, non_blocking=True)
-    pixels = normalise(batch.pixel_values, batch.pixel_mask, recipe.mean, recipe.std)
-    inputs = batch.inputs() | {"pixel_values": pixels}
-    try:
-        loss: torch.Tensor = model(**inputs).loss
-    except ValueError as error:
-        if all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
-            raise
-        raise DivergedError(0, float("nan"), batch.image_ids) from error
+
+def _loss(model: PreTrainedModel, recipe: Recipe, inputs: Mapping[str, Any], device: torch.device) -> torch.Tensor:
+    """The loss of a part, near enough to what training makes of it: there the parts are weighed by their boxes."""
+    for norm in frozen_norms(model):
+        norm.eval()
+    mask = inputs["pixel_mask"].to(device)
+    pixels = normalise(inputs["pixel_values"].to(device), mask, recipe.mean, recipe.std)
+    labels = [{name: value.to(device) for name, value in label.items()} for label in inputs["labels"]]
+    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+        loss: torch.Tensor = model(pixel_values=pixels, pixel_mask=mask, labels=labels).loss
     return loss
 
 
@@ -135,32 +152,3 @@ def _some(batches: Iterator[Batch], most: int, until: float) -> Iterator[Batch]:
 
 def _weight(batch: Batch) -> tuple[bool, int]:
     return any(len(target) for target in batch.targets), batch.pixel_values.numel()
-
-
-def _groups(model: PreTrainedModel, recipe: Recipe) -> list[dict[str, Any]]:
-    """The parameter groups of the stage that lasts longest, with everything that the builder lets train."""
-    longest = max(recipe.planned_stages(), key=lambda planned: planned.steps)
-    return parameter_groups(model, longest.stage, recipe.weight_decay)
-
-
-def parameter_table(model: PreTrainedModel, recipe: Recipe) -> list[dict[str, Any]]:
-    """The parameters by what happens to them: `part` (by the first word of their names), their number, how many train,
-    and at which learning rates."""
-    rates: Mapping[int, float] = {
-        id(parameter): float(group["lr"]) for group in _groups(model, recipe) for parameter in group["params"]
-    }
-    rows: dict[str, dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        part = _part(name)
-        row = rows.setdefault(part, {"part": part, "parameters": 0, "trainable": 0, "learning_rates": set()})
-        row["parameters"] += parameter.numel()
-        if id(parameter) in rates:
-            row["trainable"] += parameter.numel()
-            row["learning_rates"].add(rates[id(parameter)])
-    return [row | {"learning_rates": sorted(row["learning_rates"])} for row in rows.values()]
-
-
-def _part(name: str) -> str:
-    """`backbone` of `model.backbone.conv.weight`: what a person calls it."""
-    words: Sequence[str] = name.split(".")
-    return words[1] if words[0] == "model" and len(words) > 2 else words[0]

@@ -27,6 +27,7 @@ from trainers.preflight import NotReadyError, preflight
 from trainers.preflight_checks import Check, Truth, check_boxes, check_classes, read_truth
 from trainers.recipe import Recipe
 from trainers.recipes import RECIPES
+from trainers.stages import Stage
 from trainers.training import train
 
 CPU = torch.device("cpu")
@@ -64,7 +65,7 @@ def test_sound_data_and_a_sound_recipe_are_ready(dataset: PreparedDataset) -> No
     model, _ = TINY.build(TWO_CLASSES, None)
     count = sum(parameter.numel() for parameter in model.parameters())
     assert checks["parameters"].figures["parameters"] == checks["parameters"].figures["trainable"] == count
-    assert sum(row["parameters"] for row in checks["parameters"].figures["parts"]) == count
+    assert sum(row["parameters"] for row in checks["parameters"].figures["stages"][0]["parts"]) == count
     memory = checks["memory"].figures
     assert (memory["parameters"], memory["gradients"], memory["optimiser"]) == (4 * count, 4 * count, 8 * count)
     assert checks["overfit"].figures["loss_after"] < checks["overfit"].figures["loss_before"]
@@ -185,7 +186,7 @@ def test_a_model_of_which_nothing_trains_is_refused(dataset: PreparedDataset) ->
 
     found = preflight(dataset, replace(TINY, build=frozen).asked(dataset))
     assert [check.name for check in found.bad] == ["parameters"]
-    assert all("frozen" in detail for detail in found.bad[0].details)
+    assert found.bad[0].says == "none of them train"
 
 
 def test_frozen_parts_and_slow_ones_are_told_apart(dataset: PreparedDataset) -> None:
@@ -195,7 +196,9 @@ def test_frozen_parts_and_slow_ones_are_told_apart(dataset: PreparedDataset) -> 
         return model, report
 
     recipe = replace(TINY, build=part_frozen, backbone_learning_rate=1e-5).asked(dataset)
-    parts = {row["part"]: row for row in by_name(preflight(dataset, recipe))["parameters"].figures["parts"]}
+    parts = {
+        row["part"]: row for row in by_name(preflight(dataset, recipe))["parameters"].figures["stages"][0]["parts"]
+    }
     assert parts["backbone"]["learning_rates"] == [1e-5]
     assert parts["head"]["learning_rates"] == [2e-3]
     assert parts["pyramid"]["trainable"] == 0 and parts["pyramid"]["learning_rates"] == []
@@ -203,6 +206,30 @@ def test_frozen_parts_and_slow_ones_are_told_apart(dataset: PreparedDataset) -> 
     stage = recipe.planned_stages()[0].stage
     trained = sum(p.numel() for group in parameter_groups(model, stage, 0.1) for p in group["params"])
     assert sum(row["trainable"] for row in parts.values()) == trained
+
+
+def test_stages_are_told_apart_and_the_heaviest_is_tried(dataset: PreparedDataset) -> None:
+    """Only the head, then everything with a slower backbone: memory is that of the second, in halves of the batch."""
+    stages = (
+        Stage(3e-3, trains=("head",), share=3),
+        Stage(1e-3, rates=(("backbone", 1e-4),), share=1),
+    )
+    recipe = replace(TINY, batch_size=4, accumulate=2, ema=0.99, bf16=True, steps=8, stages=stages).asked(dataset)
+    checks = by_name(preflight(dataset, recipe))
+    model, _ = recipe.build(TWO_CLASSES, None, view=recipe.view)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    head, whole = checks["parameters"].figures["stages"]
+    assert (head["steps"], whole["steps"], whole["trainable"]) == (6, 2, count)
+    rates = {row["part"]: row["learning_rates"] for row in whole["parts"]}
+    assert rates == {"backbone": [1e-4], "pyramid": [1e-3], "head": [1e-3]}
+    frozen = {row["part"]: row["trainable"] for row in head["parts"]}
+    assert frozen["backbone"] == 0 < frozen["head"] == head["trainable"]
+    memory = checks["memory"].figures
+    assert (memory["gradients"], memory["optimiser"], memory["average"]) == (4 * count, 8 * count, 4 * count)
+    assert checks["overfit"].level == "good"
+    told = checks["parameters"].details
+    assert told[0] == f"stage 1, 6 steps: {head['trainable'] / 1e6:.2f} M train"
+    assert told[1].startswith("  backbone: ") and told[1].endswith(", frozen")
 
 
 def test_a_model_that_cannot_fit_is_not_tried(dataset: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,90 @@
+"""What goes wrong half-way on a Flink cluster ends as it does on one machine (`tests/tfds_builders/test_faults.py`)."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dataflow.prepared import PreparedDataset
+from dataflow.worker_failures import WorkerFailedError
+from tests.engines.flink import Cluster, flink_cluster
+from tests.factories import Picture, logical_dataset, write, write_yolo
+from tests.tfds_builders.faulty_sources import Poisoned, Slow, Vanishing
+from tests.tfds_builders.portable import time_limit, wait_until
+from tfds_builders.builders import IngestOptions, Running, SourceBuilder
+from tfds_builders.formats.yolo import open_yolo
+from tfds_builders.planning import PlanOptions
+from tfds_builders.source import Source
+
+pytestmark = [pytest.mark.engines, pytest.mark.slow]
+
+LIMIT_S = 400.0
+# Otherwise a mistake of the program is made four times, with a job server's pauses between.
+AT_ONCE = ("--number_of_execution_retries=0",)
+
+
+def build(source: Source, out: Path, running: Running = Running()) -> PreparedDataset:
+    options = IngestOptions(PlanOptions(shards=8))
+    with time_limit(LIMIT_S):
+        return SourceBuilder(source, name="dataset", out=out, options=options, running=running).prepare()
+
+
+def files(path: Path) -> dict[str, bytes]:
+    """Every file of a dataset, hidden ones too."""
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with flink_cluster(tmp_path_factory.mktemp("flink")) as cluster:
+        yield cluster
+
+
+def test_a_mistake_of_the_program(flink: Cluster, tmp_path: Path) -> None:
+    source = open_yolo(write_yolo(tmp_path / "source", logical_dataset(8)))
+    image_id = source.scan().references[5].image_id
+    with flink.running(tmp_path / "pool") as running:
+        once = Running(running.runner, (*running.arguments, *AT_ONCE))
+        with pytest.raises(WorkerFailedError, match=f"ZeroDivisionError: poison in {image_id}"):
+            build(Poisoned(source, image_id), tmp_path / "out", once)
+    assert not any((tmp_path / "out").rglob("*"))
+
+
+def test_damaged_and_vanishing_images(flink: Cluster, tmp_path: Path) -> None:
+    root = write_yolo(tmp_path / "source", [Picture(f"{folder}/{n}") for folder in ("stays", "goes") for n in range(4)])
+    write(root / "images" / "stays" / "damaged.jpg", b"no image")
+    write(root / "labels" / "stays" / "damaged.txt", "")
+    with flink.running(tmp_path / "pool") as running:
+        dataset = build(Vanishing(open_yolo(root), "stays"), tmp_path / "out", running)
+    audit = json.loads((dataset.path / "audit.json").read_text())
+    assert audit["images_in"] == 9 == audit["images_prepared"] + audit["images_quarantined"]
+    assert "stays/damaged" in audit["quarantined"] and 4 <= audit["images_prepared"] <= 6
+    assert {f"stays/{number}" for number in range(4)}.isdisjoint(audit["quarantined"])
+
+
+def test_a_task_manager_that_is_killed(tmp_path: Path) -> None:
+    """Flink gives its shards to the other; what was written twice is the same."""
+    source = open_yolo(write_yolo(tmp_path / "source", logical_dataset(60)))
+    expected = files(build(source, tmp_path / "alone").path)
+    with flink_cluster(tmp_path / "flink") as flink, flink.running(tmp_path / "pool") as running:
+        killed = threading.Event()
+
+        def half_way() -> bool:
+            return len(list((tmp_path / "out").glob("dataset/incomplete.*/.results/*.json"))) >= 2
+
+        def kill() -> None:
+            wait_until(half_way, LIMIT_S, "the job is half-way")
+            flink.kill(0)
+            killed.set()
+
+        threading.Thread(target=kill, daemon=True).start()
+        dataset = build(Slow(source, 0.5), tmp_path / "out", running)
+        assert killed.is_set()
+        [job] = flink.ask("jobs/overview")["jobs"]
+        assert job["state"] == "FINISHED"
+        assert flink.ask(f"jobs/{job['jid']}/exceptions")["exceptionHistory"]["entries"], "it was run again"
+        wait_until(lambda: len(flink.ask("taskmanagers")["taskmanagers"]) == 1, 60, "the dead one is missed")
+    assert files(dataset.path) == expected
+    assert [path.name for path in (tmp_path / "out" / "dataset").iterdir()] == ["1.0.0"]

@@ -1,7 +1,6 @@
 """What each command that looks at results does: options to a stage, its result to lines and a dictionary."""
 
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -9,6 +8,7 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     """`shardbox evaluate`: predictions against the truth, to figures and a report."""
     from dataflow.prepared import PreparedDataset
     from trainers.evaluation import evaluate as compare
+    from trainers.evaluation_lines import evaluation_lines
     from trainers.outputs import check_output
     from trainers.predictions import read_predictions
     from trainers.report import write_report
@@ -18,18 +18,15 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     predictions = read_predictions(arguments.predictions)
     evaluation = compare(dataset, predictions, arguments.split or predictions.split)
     write_report(evaluation, dataset, predictions, arguments.out)
-    for line in _figure_lines(evaluation.figures):
+    for line in evaluation_lines(evaluation):
         print(line)
     print(f"written: {arguments.out}; read {arguments.out / 'report.html'}")
-    return {"report": str(arguments.out / "report.json"), "figures": dict(evaluation.figures)}
-
-
-def _figure_lines(figures: Mapping[str, float | None]) -> Iterator[str]:
-    """COCO's twelve figures as a table of two lines a group; a dash where there are no such objects."""
-    for names in (("AP", "AP50", "AP75", "APs", "APm", "APl"), ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")):
-        yield "  " + "".join(f"{name:>8}" for name in names)
-        values = (figures[name] for name in names)
-        yield "  " + "".join(f"{'-' if value is None else format(value, '.3f'):>8}" for value in values)
+    return {
+        "report": str(arguments.out / "report.json"),
+        "figures": dict(evaluation.figures),
+        "intervals": dict(evaluation.intervals),
+        "warnings": list(evaluation.warnings),
+    }
 
 
 def browse(arguments: Namespace) -> dict[str, Any]:

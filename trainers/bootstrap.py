@@ -17,6 +17,7 @@ from trainers.overlaps import Flags, Floats, Ints, rank_in_group
 
 RESAMPLES = 500
 _TAILS = (2.5, 97.5)
+_LEAST_DEFINED = 0.9
 _IOU_50, _IOU_75 = 0, 5
 # Numbers in a table at a time.
 _CELLS = 4_000_000
@@ -36,7 +37,8 @@ def draw_weights(images: int, resamples: int = RESAMPLES, seed: int = 0) -> Weig
 def intervals(matching: Matching, score: float, seed: int = 0) -> Mapping[str, tuple[float, float]]:
     """95 % intervals of AP, AP50, AP75, and of precision, recall and F1 at IoU 0.5 and the lowest score `score`.
 
-    Figures that are not defined, in the split or in one of the resamples, are left out.
+    Resamples in which a figure is not defined do not count for it; a figure that is not in a tenth of them, or in the
+    split, is left out.
     """
     if not matching.image_ids:
         return {}
@@ -44,8 +46,9 @@ def intervals(matching: Matching, score: float, seed: int = 0) -> Mapping[str, t
     figures = {**resampled_precision(matching, weights), **resampled_counts(matching, weights, score)}
     found = {}
     for name, values in figures.items():
-        if np.isfinite(values).all():
-            low, high = np.percentile(values, _TAILS)
+        known = values[np.isfinite(values)]
+        if len(known) >= _LEAST_DEFINED * len(values):
+            low, high = np.percentile(known, _TAILS)
             found[name] = (float(low), float(high))
     return found
 
@@ -99,8 +102,8 @@ def resampled_classes(matching: Matching, weights: Weights) -> Floats:
 def _class_precision(right: Flags, ignored: Flags, weights: Weights, truths: Ints) -> Floats:
     """AP (T, R) of one class: its P detections by falling score, (T, P), their weights (P, R), its objects (R,).
 
-    The curve is worked out only where a detection is right, or ignored, at some threshold and not at all of them; the
-    others are the same for all thresholds, and are summed up between these once.
+    The curve is worked out only where a detection is right. What is right, or ignored, at some threshold and not at all
+    of them is counted for each; all others are summed up between these once.
     """
     found = np.where(truths > 0, 0.0, np.full((len(right), 1), np.nan))
     never: Flags = np.asarray(ignored.all(axis=0))
@@ -109,13 +112,17 @@ def _class_precision(right: Flags, ignored: Flags, weights: Weights, truths: Int
     if not len(places):
         return found
     plain = np.where((special | never)[:, None], 0, weights)
-    between = np.cumsum(np.add.reduceat(plain, np.append(0, places), axis=0)[:-1], axis=0)
     own = weights[places]
+    all_counted = np.cumsum(np.add.reduceat(plain, np.append(0, places), axis=0)[:-1] + own, axis=0, dtype=np.int32)
     n = np.maximum(truths, 1).astype(np.float64)
     for t in range(len(right)):
-        tp = np.cumsum(own * right[t, places, None], axis=0)
-        counted = np.cumsum(own * ~ignored[t, places, None], axis=0) + between
-        precision = tp / np.maximum(counted, 1)
+        here = np.flatnonzero(right[t, places])
+        apart = ignored[t, places]
+        counted = all_counted
+        if apart.any():
+            counted = counted - np.cumsum(own * apart[:, None], axis=0, dtype=np.int32)
+        tp = np.cumsum(own[here], axis=0, dtype=np.int32)
+        precision = tp / np.maximum(counted[here], 1)
         envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
         share = np.diff(_recalls_reached(tp / n), axis=0, prepend=0)
         found[t, truths > 0] = (envelope * share).sum(axis=0)[truths > 0] / len(RECALLS)

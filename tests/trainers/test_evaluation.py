@@ -16,6 +16,7 @@ from dataflow.records import Change, Objects, Predictions, no_objects
 from trainers.coco_figures import FIGURES
 from trainers.curves import SWEEP_SCORES, OperatingPoint
 from trainers.evaluation import evaluate
+from trainers.evaluation_lines import evaluation_lines
 from trainers.matching import Verdict
 from trainers.predictions import collect_predictions, write_predictions
 from trainers.report_json import report_json
@@ -311,6 +312,52 @@ def test_report_json_says_what_was_compared(samples):
     assert [entry["name"] for entry in content["per_class"]] == list(dataset.categories.names)
     assert np.shape(content["sweep"]["f1"]) == (10, 20)
     json.dumps(content, allow_nan=False)
+
+
+def test_report_json_has_what_figures_are_argued_from(samples):
+    dataset, predictions = _make(samples, 3)
+    result = _evaluate(dataset, predictions)
+    content = json.loads(json.dumps(report_json(result), allow_nan=False))
+    for name, (low, high) in result.intervals.items():
+        assert content["intervals"][name] == [low, high] and low <= high
+    assert content["warnings"] == list(result.warnings) and "8 images only" in content["warnings"][-1]
+    types = content["error_types"]["types"]
+    assert {name: entry["count"] for name, entry in types.items()} == result.error_types.counts
+    assert {name: entry["AP50_cost"] for name, entry in types.items()} == result.error_types.cost
+    wrong = sum(entry["count"] for name, entry in types.items() if name != "missed")
+    assert wrong == content["errors"]["fp"]
+    costliest = content["error_types"]["costliest_images"]
+    assert costliest[0] == {"image_id": result.error_types.ranked[0][0], "AP50_cost": result.error_types.ranked[0][1]}
+    cells = content["confusion"]["cells"]
+    right = sum(cell["count"] for cell in cells if cell["object"] == cell["detected_as"])
+    missed = sum(cell["count"] for cell in cells if cell["detected_as"] == "background")
+    objects = sum(cell["count"] for cell in cells if cell["object"] != "background")
+    assert right == content["errors"]["tp"] and objects == content["compared"]["dataset"]["objects"]
+    assert missed <= content["errors"]["fn"]
+    assert sum(content["calibration"]["counts"]) == (~result.matching.ignored[0]).sum()
+    sizes = content["breakdown"]["by_size"]
+    assert [part["name"] for part in sizes] == ["small", "medium", "large"]
+    assert sum(part["tp"] for part in sizes) == content["errors"]["tp"]
+    for entry, figures in zip(content["per_class"], result.per_class, strict=True):
+        if figures.truths:
+            assert np.mean(entry["precision"]["0.50"]) == pytest.approx(entry["AP50"])
+            assert np.shape(entry["sweep"]["recall"]) == (10, 20)
+
+
+def test_lines_for_a_terminal(samples):
+    dataset, predictions = _make(samples, 3)
+    result = _evaluate(dataset, predictions)
+    lines = list(evaluation_lines(result))
+    low, high = result.intervals["AP50"]
+    assert lines[1].split()[1] == f"{result.figures['AP50']:.3f}"
+    assert any(f"AP50 {low:.3f} to {high:.3f}" in line for line in lines)
+    total = result.errors.total
+    assert any(f"{total.tp} right, {total.fp} wrong, {total.fn} missed" in line for line in lines)
+    costliest = max(result.error_types.cost, key=result.error_types.cost.get)
+    assert any(line.startswith(f"  AP50 lost to {costliest} ") for line in lines)
+    assert lines[-1].startswith("  careful: ") and len(lines) <= 10
+    nothing = _evaluate(dataset, [Predictions(p.image_id, [], [], [], "run") for p in predictions])
+    assert "  careful: Nothing was detected." in list(evaluation_lines(nothing))
 
 
 def test_what_does_not_belong_together_is_refused(samples):

@@ -43,6 +43,11 @@ class Code(StrEnum):
     LABEL_MALFORMED = "label-malformed"
     OBJECT_TWICE = "object-twice"
     IGNORE_REGION = "ignore-region"
+    # What people corrected
+    LABEL_CORRECTED = "label-corrected"
+    LABEL_SUSPECT = "label-suspect"
+    IMAGE_EXCLUDED = "image-excluded"
+    CORRECTION_STALE = "correction-stale"
     # Classes
     CLASS_UNKNOWN = "class-unknown"
     CLASS_UNUSED = "class-unused"

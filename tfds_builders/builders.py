@@ -26,6 +26,7 @@ from dataflow.schema import SCHEMA_VERSION, build_features
 from dataflow.shards import FileFormat, ShardFormat, ShardResult, fingerprint, split_infos
 from dataflow.splits import FrameRanges
 from tfds_builders.audit.files import write_audit
+from tfds_builders.corrections import Corrections, kept_corrections, save_corrections, unknown_images
 from tfds_builders.croissant import CROISSANT, croissant
 from tfds_builders.directory import (
     discard,
@@ -288,14 +289,19 @@ class SourceBuilder(ShardBuilder, skip_registration=True):  # type: ignore[call-
         options: IngestOptions = IngestOptions(),
         running: Running = Running(),
         origin: Mapping[str, Any] | None = None,
+        corrections: Corrections = Corrections(),
         update: bool = False,
     ) -> None:
+        """`corrections`: applied to what the source says; an update applies those of the dataset before them."""
         self._source, self._options = source, options
         self._manifest_origin = dict(origin or {"source": name, "options": {}})
         self._plan_made: Plan | None = None
+        self._corrections = corrections
         super().__init__(
             name=name, out=out, policy=options.policy, running=running, file_format=options.file_format, update=update
         )
+        if self._updated:
+            self._corrections = kept_corrections(self._target).then(corrections.lines)
 
     def _shard_format(self) -> ShardFormat:
         return ShardFormat(self.name, self._source.categories, self._source.kind, self._options.file_format)
@@ -306,7 +312,12 @@ class SourceBuilder(ShardBuilder, skip_registration=True):  # type: ignore[call-
     def _origin(self) -> Mapping[str, Any]:
         assert self._plan_made is not None
         options = {**self._manifest_origin["options"], "seed": self._plan_made.seed}
-        return {**self._manifest_origin, "options": options}
+        counts = self._corrections.counts()
+        return {**self._manifest_origin, "options": options, **({"corrections": counts} if counts else {})}
+
+    def _tell_more(self, directory: Path, results: Sequence[ShardResult]) -> Mapping[str, Any]:
+        save_corrections(directory, self._corrections)
+        return {}
 
     def _plan(self) -> Planned:
         wanted = self._options.plan
@@ -316,11 +327,17 @@ class SourceBuilder(ShardBuilder, skip_registration=True):  # type: ignore[call-
             wanted = replace(wanted, seed=_earlier_seed(self._target))
         listing = self._source.scan()
         plan = self._plan_made = plan_shards(listing.references, wanted, self._class_ids)
-        lines = {key: [reference.to_line() for reference in references] for key, references in plan.inputs.items()}
+        # After the splits, which are those of the source as it is.
+        entries = self._corrections.by_image()
+        lines = {
+            key: [replace(r, corrections=entries.get(r.image_id, ())).to_line() for r in references]
+            for key, references in plan.inputs.items()
+        }
         expected = sum(len(references) for references in plan.inputs.values())
         job = ShardJob(self._shard_format(), lines, Loader(self._source, self._options.checks), expected)
         num_bytes = sum(reference.num_bytes for references in plan.inputs.values() for reference in references)
-        return Planned(job, num_bytes, plan.quarantined, listing.findings + plan.findings)
+        stale = unknown_images(self._corrections, [reference.image_id for reference in listing.references])
+        return Planned(job, num_bytes, plan.quarantined, (*listing.findings, *plan.findings, *stale))
 
     def _class_ids(self, reference: Reference) -> list[int]:
         """The classes that an image shows, none where it cannot be read."""

@@ -3,9 +3,9 @@
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -15,6 +15,7 @@ from dataflow.findings import Finding, printable
 from dataflow.records import Categories
 from dataflow.schema import Kind
 from dataflow.shards import Outcome
+from tfds_builders.corrections import corrected
 
 ExifPolicy = Literal["apply", "ignore", "refuse"]
 EXIF_POLICIES: tuple[ExifPolicy, ...] = get_args(ExifPolicy)
@@ -37,6 +38,10 @@ class Checks:
     level: CheckLevel = "decode"
 
 
+# In the line of a reference, apart from corrections.
+_FIELDS = 7
+
+
 @dataclass(frozen=True)
 class Reference:
     """One example to be: enough to load it on any worker, small enough for millions of them."""
@@ -55,6 +60,8 @@ class Reference:
     """Sizes and times of the files that loading it reads (see `file_stamp`): while it stays, so does the example."""
     keep_with: str = ""
     """What it shares with others that should lie in one shard with it: pairs that have frames in common."""
+    corrections: Sequence[tuple[int, Mapping[str, Any]]] = ()
+    """Line number and content of the corrections of it (see `corrections`), in their order."""
 
     def __post_init__(self) -> None:
         for name in ("image_id", "group_id", "file", "keep_with"):
@@ -64,12 +71,14 @@ class Reference:
         """One line of JSON, ASCII."""
         fields = [self.image_id, self.group_id, self.num_bytes, self.payload, self.file, self.split, self.stamp]
         # Not `keep_with`: it decides where a reference goes, which loading it need not know.
-        return json.dumps(fields, separators=(",", ":"))
+        return json.dumps([*fields, *([self.corrections] if self.corrections else [])], separators=(",", ":"))
 
     @staticmethod
     def from_line(line: str) -> "Reference":
         """The reference that `to_line` wrote; `keep_with` stays behind."""
-        return Reference(*json.loads(line))
+        fields = json.loads(line)
+        reference = Reference(*fields[:_FIELDS])
+        return replace(reference, corrections=fields[_FIELDS]) if len(fields) > _FIELDS else reference
 
 
 def file_stamp(*paths: Path) -> str:
@@ -154,4 +163,8 @@ class Loader:
 
     def _load(self, line: str) -> Outcome:
         with np.errstate(all="ignore"):  # Numbers too large for a box become findings, not warnings.
-            return self.source.load(Reference.from_line(line), self.checks)
+            reference = Reference.from_line(line)
+            outcome = self.source.load(reference, self.checks)
+            if not reference.corrections:
+                return outcome
+            return corrected(outcome, reference.corrections, self.source.categories.names)

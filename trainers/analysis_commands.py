@@ -1,7 +1,10 @@
 """What each command that looks at results does: options to a stage, its result to lines and a dictionary."""
 
 from argparse import Namespace
+from collections import Counter
 from typing import Any
+
+from dataflow.errors import UsageError
 
 
 def evaluate(arguments: Namespace) -> dict[str, Any]:
@@ -35,6 +38,10 @@ def browse(arguments: Namespace) -> dict[str, Any]:
     from trainers.predictions import read_predictions
 
     dataset = PreparedDataset(arguments.dataset)
+    if arguments.export_tags is not None:
+        return _export_tags(arguments, dataset)
+    if arguments.tag is not None:
+        raise UsageError("--tag says what is exported", "add --export-tags FILE")
     predictions = [read_predictions(path) for path in arguments.predictions]
     from trainers.fiftyone_store import launch, store  # It takes seconds, which mistakes need not wait for.
 
@@ -45,6 +52,20 @@ def browse(arguments: Namespace) -> dict[str, Any]:
     if not arguments.no_app:
         launch(stored.name, port=arguments.port)
     return {"fiftyone_dataset": stored.name, "samples": stored.samples}
+
+
+def _export_tags(arguments: Namespace, dataset: Any) -> dict[str, Any]:
+    """What people did in the App, as corrections."""
+    from trainers.fiftyone_tags import export_tags
+
+    entries = export_tags(dataset, arguments.export_tags, name=arguments.name, tag=arguments.tag)
+    counts = Counter(entry["action"] for entry in entries)
+    images = len({entry["image_id"] for entry in entries})
+    listed = ", ".join(f"{count} {action}" for action, count in sorted(counts.items())) or "nothing"
+    print(f"{listed} in {images} images; written: {arguments.export_tags}")
+    if entries:
+        print(f"apply them with: shardbox ingest SOURCE ... --relabel {arguments.export_tags} --update")
+    return {"corrections": str(arguments.export_tags), "images": images, "counts": dict(sorted(counts.items()))}
 
 
 def demo(arguments: Namespace) -> dict[str, Any]:

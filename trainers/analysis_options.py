@@ -72,6 +72,14 @@ def _add_browse(commands: Any) -> None:
     )
     parser.add_argument("--split", help="split to browse (default: the one that was predicted, else validation)")
     parser.add_argument("--name", help="name of the FiftyOne dataset (default: after DATASET)")
+    parser.add_argument(
+        "--export-tags",
+        type=Path,
+        metavar="FILE",
+        help="write what was done in the App as corrections for `ingest --relabel`, and no more: edited, deleted and "
+        "drawn objects, detections tagged `adopt`, objects tagged `mislabelled`, images tagged `relabel` or `exclude`",
+    )
+    parser.add_argument("--tag", help="with --export-tags: only of images that have this tag, or a label with it")
     parser.add_argument("--no-app", action="store_true", help="store only; do not open the App")
     parser.add_argument("--port", type=int, default=5151, help="port of the App on 127.0.0.1 (default 5151)")
 

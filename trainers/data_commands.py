@@ -85,9 +85,17 @@ def ingest(arguments: Namespace) -> dict[str, Any]:
         options=ingest_options,
         running=_running(arguments),
         origin={"source": str(arguments.source), "options": listed},
+        corrections=_corrections(arguments.relabel, source),
         update=arguments.update,
     )
     return _prepare(builder, "pairs" if source.kind == "pairs" else "images")
+
+
+def _corrections(paths: Sequence[Path], source: Any) -> Any:
+    """The corrections of all lists, in their order."""
+    from tfds_builders.corrections import Corrections, read_corrections
+
+    return Corrections().then(line for path in paths for line in read_corrections(path, source.categories))
 
 
 def _source_options(arguments: Namespace, splits: Splits | None) -> dict[str, Any]:

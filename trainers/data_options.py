@@ -36,6 +36,15 @@ def _add_ingest(commands: Any) -> None:
     parser.add_argument("--name", help="name of the dataset (default: after SOURCE)")
     parser.add_argument("--names", help="class names a,b,c where SOURCE has none")
     parser.add_argument("--images", type=location, metavar="DIR", help="coco: where the images are")
+    parser.add_argument(
+        "--relabel",
+        type=location,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="apply corrections, as `browse --export-tags` writes them; SOURCE stays as it is. --update keeps those "
+        "that the dataset was made with, and adds these",
+    )
     _add_splitting(parser.add_argument_group("splits"))
     _add_checking(parser.add_argument_group("images and files"))
     _add_pairing(parser.add_argument_group("before/after pairs (mot, virat, pairs)"))

@@ -50,6 +50,9 @@ def _print_tools(tools: Mapping[Any, Mapping[Any, float | None]]) -> None:
 def _print_explained(explanations: Any, given: Mapping[Any, Any]) -> None:
     first = explanations[0]
     for name, item in given.items():
+        if name not in first.start:
+            print(f"{name}: not defined by pycocotools, {item.value:g} given")
+            continue
         start = first.start[name]
         print(f"{name}: {start:.6f} by pycocotools, {item.value:g} given ({item.value - start:+.6f})")
     if not first.explained:

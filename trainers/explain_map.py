@@ -8,13 +8,14 @@ are tried.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from dataflow.errors import UsageError
+from dataflow.progress import Progress
 from trainers.convention_figures import ConventionFigures
 from trainers.conventions import FIGURES, PRESETS, Convention, Figure, Tool, alternatives
 
@@ -50,6 +51,7 @@ class Cause:
 class Explanation:
     """From the figures under one convention to those under another, and what is left to those given.
 
+    Figures that one of the two does not define (no object of that size) are in neither `start` nor `end`.
     `causes` come largest first; `start` + their shares = `end`. `left` is the largest |given - end|, and `explained`
     says that every given figure is reached as closely as its digits tell; both are None where none was given.
     """
@@ -152,20 +154,7 @@ def explain(
         values = figures.figures(convention, names)
         return max(abs(item.value - (values[name] or 0.0)) / item.tolerance for name, item in given.items())
 
-    plain = off(base)
-    tried: list[tuple[bool, int, float, Convention]] = [(plain > 1, 0, plain, base)]
-    changes = alternatives(base, names)
-    single = {(field, value): off(replace(base, **{field: value})) for field, value in changes}
-    tried += [
-        (error > 1, 1, error, replace(base, **dict([change]))) for change, error in single.items() if error < plain
-    ]
-    if all(missed for missed, *_ in tried):
-        for one, other in combinations(changes, 2):
-            if one[0] != other[0]:
-                convention = replace(base, **dict([one, other]))
-                error = off(convention)
-                if error < min(plain, single[one], single[other]) * 0.999:
-                    tried.append((error > 1, 2, error, convention))
+    tried = _try(base, alternatives(base, names), off)
     # Among what misses, the nearest; among what reaches, the fewest differences.
     tried.sort(key=lambda item: (item[0], item[2] if item[0] else item[1], item[2]))
     reached = [item for item in tried if not item[0]]
@@ -173,9 +162,34 @@ def explain(
     found = []
     for missed, _, _, convention in fewest[:_LISTED]:
         explanation = walk(figures, PRESETS["pycocotools"], convention, names)
-        left = max(abs(item.value - explanation.end[name]) for name, item in given.items())
+        reached_values = figures.figures(convention, names)
+        left = max(abs(item.value - (reached_values[name] or 0.0)) for name, item in given.items())
         found.append(replace(explanation, left=left, explained=not missed))
     return tuple(found)
+
+
+def _try(
+    base: Convention, changes: Sequence[tuple[str, Any]], off: Callable[[Convention], float]
+) -> list[tuple[bool, int, float, Convention]]:
+    """(misses, differences, how far off, convention) of `base`, of single differences, and if all miss, of pairs."""
+    plain = off(base)
+    tried = [(plain > 1, 0, plain, base)]
+    single = {(field, value): off(replace(base, **{field: value})) for field, value in changes}
+    tried += [
+        (error > 1, 1, error, replace(base, **dict([change]))) for change, error in single.items() if error < plain
+    ]
+    if not all(missed for missed, *_ in tried):
+        return tried
+    pairs = [(one, other) for one, other in combinations(changes, 2) if one[0] != other[0]]
+    progress = Progress("trying pairs of differences", len(pairs), "pairs")
+    for place, (one, other) in enumerate(pairs):
+        convention = replace(base, **dict([one, other]))
+        error = off(convention)
+        if error < min(plain, single[one], single[other]) * 0.999:
+            tried.append((error > 1, 2, error, convention))
+        progress.update(place + 1)
+    progress.close(len(pairs))
+    return tried
 
 
 def _value(figures: ConventionFigures, convention: Convention, name: Figure) -> float | None:

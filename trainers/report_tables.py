@@ -125,7 +125,7 @@ def breakdown_section(evaluation: Evaluation) -> str:
         "By size": (parts.by_size, "COCO's sizes: small below 32² px, large above 96² px"),
         "By what happened": (parts.by_change, "objects that moved, appeared or vanished"),
         "By alignment": (parts.by_alignment, "pairs by how well their frames could be aligned"),
-        "By scene": (parts.by_scene, "images of one scene"),
+        "By scene": (parts.by_scene if len(parts.by_scene) > 1 else (), "images of one scene"),
     }
     drawn = "".join(
         f'<div class="box"><h3>{title}</h3><p class="note">{note}</p>{_parts(shown)}</div>'

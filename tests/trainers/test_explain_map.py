@@ -7,7 +7,8 @@ from itertools import permutations
 import pytest
 
 from dataflow.errors import UsageError
-from tests.trainers.test_convention_figures import _sets
+from dataflow.records import Objects, Predictions
+from tests.trainers.test_convention_figures import SIZE, _sets
 from trainers.cli import main
 from trainers.convention_figures import ConventionFigures
 from trainers.conventions import FIGURES, PRESETS, Convention, Most, describe
@@ -100,6 +101,17 @@ def test_torchmetrics_files(tmp_path):
             read_torchmetrics(path)
     with pytest.raises(UsageError, match="cannot be read"):
         read_torchmetrics(tmp_path)
+
+
+def test_a_figure_that_only_the_other_tool_defines(samples):
+    """By its annotated area the object is of medium size, by its box small."""
+    record = samples.record("a", Objects([[0, 0, 30, 30]], [0], areas=[2000]), SIZE)
+    found = {"a": Predictions("a", [[0, 0, 30, 30]], [0.5], [0], "run")}
+    figures = ConventionFigures([record], found, 1)
+    (explanation,) = explain(figures, {"APs": Given(1.0, 2e-6), "AP": Given(1.0, 2e-6)}, "torchmetrics")
+    assert explanation.explained and list(explanation.start) == ["AP"]
+    with pytest.raises(UsageError, match="APs is not defined"):
+        explain(figures, {"APs": Given(1.0, 2e-6)})
 
 
 def test_every_value_has_words():

@@ -14,7 +14,7 @@ def evaluation_lines(evaluation: Evaluation) -> Iterator[str]:
     known = {name: interval for name, interval in evaluation.intervals.items() if name in evaluation.figures}
     if known:
         ranges = ", ".join(f"{name} {low:.3f} to {high:.3f}" for name, (low, high) in known.items())
-        yield f"  95 % of resampled images: {ranges}"
+        yield f"  95 % intervals over images: {ranges}"
     total, best = evaluation.errors.total, evaluation.best
     if best.score is not None:
         yield (

@@ -1,6 +1,5 @@
 """The Hugging Face `Trainer`, fed with ready batches."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,30 +19,16 @@ from transformers import (
 )
 
 from dataflow.batches import Batch, normalise
-from dataflow.errors import DataRefusedError
 from trainers import processes
 from trainers.averaging import Average
 from trainers.detectors import part_patterns
 from trainers.detr import without_sharing
+from trainers.divergence import DivergedError, told_if_diverged
 from trainers.normalisers import divisor, loss_counts, loss_parts
 from trainers.recipe import Recipe
 from trainers.stages import Stage, frozen_norms, learning_rates
 from trainers.validation import Validation
 from trainers.watch import Watch
-
-_NAMED_IMAGES = 8
-
-
-class DivergedError(DataRefusedError):
-    """The loss is no longer a number."""
-
-    def __init__(self, step: int, loss: float, image_ids: Iterable[str]) -> None:
-        ids = list(image_ids)
-        named = ", ".join(ids[:_NAMED_IMAGES]) + (", ..." if len(ids) > _NAMED_IMAGES else "")
-        super().__init__(
-            f"the loss is {loss} at step {step} (images {named})",
-            "look at these images and their boxes; if they are sound, lower the recipe's learning_rate",
-        )
 
 
 class _Inputs(IterableDataset[dict[str, Any]]):
@@ -175,14 +160,8 @@ class DetectionTrainer(Trainer):
         mask = inputs["pixel_mask"]
         pixels = normalise(inputs["pixel_values"], mask, self._recipe.mean, self._recipe.std)
         step = self._first_step + self.state.global_step + 1
-        try:
-            with without_sharing():
-                outputs = model(pixel_values=pixels, pixel_mask=mask, labels=inputs["labels"])
-        except ValueError as error:
-            # DETR's matching takes boxes that are not numbers for boxes with corners in the wrong order.
-            if all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
-                raise
-            raise DivergedError(step, math.nan, inputs["image_ids"]) from error
+        with without_sharing(), told_if_diverged(self.model, step, inputs["image_ids"]):
+            outputs = model(pixel_values=pixels, pixel_mask=mask, labels=inputs["labels"])
         if not bool(torch.isfinite(outputs.loss)):
             raise DivergedError(step, outputs.loss.item(), inputs["image_ids"])
         for name, value in outputs.loss_dict.items():
@@ -224,6 +203,8 @@ class DetectionTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Save weights and their average, without `training_args.bin`: a pickle that nobody reads."""
         super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
         directory = Path(output_dir or self.args.output_dir)
         (directory / "training_args.bin").unlink(missing_ok=True)
         if self._average is not None:

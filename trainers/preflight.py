@@ -15,8 +15,8 @@ from dataflow.batches import Batch, normalise
 from dataflow.bridge import BatchLoader
 from dataflow.errors import DataRefusedError, UsageError
 from dataflow.prepared import PreparedDataset
-from trainers.detection_trainer import DivergedError
 from trainers.detectors import ClassHead, class_head, reach
+from trainers.divergence import DivergedError
 from trainers.memory import free_bytes
 from trainers.preflight_checks import Check, check_boxes, check_classes, read_truth
 from trainers.preflight_stages import check_parameters, enter, heaviest

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from dataflow.batches import Batch, normalise
 from dataflow.bridge import BatchLoader
-from trainers.detection_trainer import DivergedError, parameter_groups
+from trainers.detection_trainer import parameter_groups
+from trainers.divergence import DivergedError
 from trainers.memory import held_bytes, peak_bytes, reset_peak
 from trainers.recipe import Recipe
 from trainers.stages import Stage, frozen_norms

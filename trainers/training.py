@@ -58,6 +58,11 @@ class TrainingSummary:
     """Which weights it started from, in a sentence."""
 
     @property
+    def best(self) -> Mapping[str, float] | None:
+        """The evaluation of the run's model, where it was watched."""
+        return next((entry for entry in self.evaluations if entry["step"] == self.model_step), None)
+
+    @property
     def loss(self) -> float:
         """The last of `losses`."""
         return self.losses[-1][1]

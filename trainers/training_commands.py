@@ -39,6 +39,7 @@ def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
 def asked(arguments: Namespace, recipe: Any) -> dict[str, Any]:
     """What the options that all trainings have ask for beyond the recipe; None where they leave it to the recipe."""
     from dataflow.view import View
+    from trainers.size_options import text_to_padding, text_to_resize
 
     shown = arguments.input or arguments.mode or arguments.align
     return {
@@ -46,12 +47,34 @@ def asked(arguments: Namespace, recipe: Any) -> dict[str, Any]:
         "batch_size": arguments.batch_size,
         "view": View(arguments.input or recipe.view.inputs, arguments.mode, arguments.align) if shown else None,
         "augment": arguments.augment or None,
+        "epochs": arguments.epochs,
+        "learning_rate": arguments.learning_rate,
+        "resize": None if arguments.resize is None else text_to_resize(arguments.resize),
+        "pad": None if arguments.pad is None else text_to_padding(arguments.pad),
+        "accumulate": arguments.accumulate,
+        "ema": arguments.ema,
+        "bf16": arguments.bf16 or None,
+        "watch": _watch(arguments),
     }
+
+
+def _watch(arguments: Namespace) -> Any:
+    """The evaluation that is asked for, if any."""
+    from trainers.watch import Watch
+
+    given = {"split": arguments.evaluate_split, "best": arguments.best, "patience": arguments.patience}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if arguments.evaluate_every is None:
+        if chosen:
+            raise UsageError("what to do with evaluations, but not when", "give --evaluate-every N too")
+        return None
+    return Watch(arguments.evaluate_every, **chosen)
 
 
 def train(arguments: Namespace) -> dict[str, Any]:
     """`shardbox train`: a prepared dataset and a recipe to a run."""
     from dataflow.prepared import PreparedDataset
+    from trainers.processes import is_first
     from trainers.recipes import find_recipe
     from trainers.training import train as train_run
     from trainers.tuning_commands import look_first
@@ -68,12 +91,19 @@ def train(arguments: Namespace) -> dict[str, Any]:
         weights=arguments.weights,
         **asked(arguments, recipe),
     )
+    result = {"run": str(arguments.out), "run_id": summary.run_id, "steps": summary.steps, "loss": summary.loss}
+    result |= {"model_step": summary.model_step, "evaluations": list(summary.evaluations)}
+    if not is_first():
+        return result
     print(
         f"trained {recipe.name} to step {summary.steps} in {summary.seconds:.0f} s; "
         f"{summary.trainable_parameters / 1e6:.2f} M parameters, loss {summary.loss:.3f}"
     )
+    if (best := summary.best) is not None:
+        figures = f"AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}, loss {best['loss']:.3f}"
+        print(f"the best of {len(summary.evaluations)} evaluations, at step {summary.model_step}, is kept: {figures}")
     print(f"written: {arguments.out}; curves: tensorboard --logdir {arguments.out}/tensorboard")
-    return {"run": str(arguments.out), "run_id": summary.run_id, "steps": summary.steps, "loss": summary.loss}
+    return result
 
 
 def predict(arguments: Namespace) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def _found(dataset: Any, arguments: Namespace, **options: Any) -> Any:
     recipe = find_recipe(arguments.recipe)
     return look(
         dataset,
-        recipe.asked(dataset, **asked(arguments, recipe)),
+        recipe.asked(dataset, arguments.split, **asked(arguments, recipe)),
         split=arguments.split,
         seed=arguments.seed,
         weights=arguments.weights,

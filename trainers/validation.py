@@ -18,6 +18,8 @@ from trainers import processes
 from trainers.averaging import Average
 from trainers.detections import Detections, cxcywh_to_xyxy
 from trainers.detectors import detect
+from trainers.detr import without_sharing
+from trainers.divergence import told_if_diverged
 from trainers.evaluation import read_truths
 from trainers.matching import match
 from trainers.normalisers import divisor, loss_counts, loss_parts
@@ -90,7 +92,8 @@ class Validation:
             own = batch.to(device)
             inputs = own.inputs()
             pixels = normalise(own.pixel_values, own.pixel_mask, self._recipe.mean, self._recipe.std)
-            output = model(pixel_values=pixels, pixel_mask=own.pixel_mask, labels=inputs["labels"])
+            with without_sharing(), told_if_diverged(model, step, batch.image_ids):
+                output = model(pixel_values=pixels, pixel_mask=own.pixel_mask, labels=inputs["labels"])
             sums.add(inputs, output)
             detections = detect(model, output)
             found += batch.predictions(

@@ -21,7 +21,7 @@ from trainers.dense_recipes import (
     faster_rcnn_small,
 )
 from trainers.detr import ARCHITECTURES
-from trainers.detr_recipes import detr_small
+from trainers.detr_recipes import detr_r50_staged, detr_small, detr_small_staged
 from trainers.prediction import predict
 from trainers.predictions import read_predictions
 from trainers.recipe import Recipe
@@ -130,7 +130,7 @@ def test_a_small_recipe_trains_and_predicts(recipe: Recipe, tmp_path: Path):
     dataset = write_dataset(tmp_path / "data", {"train": list(squares(6)), "validation": list(squares(3))})
     fixed = isinstance(recipe.resize, FixedSize)
     recipe = replace(recipe, resize=FixedSize(128, 192) if fixed else ResizePolicy(64, 96))
-    first = train(dataset, recipe, tmp_path / "run", steps=1, batch_size=2)
+    first = train(dataset, recipe, tmp_path / "run", steps=max(1, len(recipe.stages)), batch_size=2)
     assert first.load_report == "weights: random throughout"
     predict(dataset, tmp_path / "run", tmp_path / "predictions")
     found = read_predictions(tmp_path / "predictions").by_image
@@ -161,3 +161,13 @@ def test_faster_rcnn_is_fine_tuned_after_a_long_warm_up():
     assert faster_rcnn_r50().warm_up_steps == 500
     assert faster_rcnn_r50().steps >= 1000  # A warm-up takes at most half of the steps.
     assert faster_rcnn_small().weights is None
+
+
+def test_detr_is_fine_tuned_in_three_stages():
+    for make in (detr_r50_staged, detr_small_staged):
+        stages = make().planned_stages()
+        assert sum(planned.steps for planned in stages) == make().steps
+        assert [planned.stage.trains for planned in stages] == [("head",), ("all",), ("all",)]
+        assert all(planned.stage.cycles > 1 for planned in stages)
+        assert make().learning_rate == max(planned.stage.learning_rate for planned in stages)
+    assert [stage.learning_rate for stage in detr_r50_staged().stages[1:]] == [5e-5, 1e-5]

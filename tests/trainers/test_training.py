@@ -5,7 +5,6 @@ import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,43 +22,13 @@ from dataflow.records import Categories
 from dataflow.resize import FixedSize, KeepSize, LongestEdge, Resize, ResizePolicy
 from dataflow.view import View
 from tests.trainers.small_sets import TWO_CLASSES, squares, write_dataset
+from tests.trainers.tiny_recipes import TINY, TINY_DETR
 from trainers import stage_training
-from trainers.dense import DenseDetectorConfig, build_dense
-from trainers.detection_trainer import DivergedError, parameter_groups
-from trainers.detr import build_detr
-from trainers.detr_configs import small_detr_config
+from trainers.detection_trainer import parameter_groups
 from trainers.detr_recipes import detr_small
-from trainers.recipe import Recipe
+from trainers.divergence import DivergedError
 from trainers.runs import image_processor, last_checkpoint, load_run, save_model
 from trainers.training import train
-
-
-def tiny_dense_config() -> DenseDetectorConfig:
-    return DenseDetectorConfig(widths=(8, 8, 8, 8), blocks=1, pyramid_channels=32, groups=4, head_convolutions=1)
-
-
-def tiny_detr_config():
-    config = small_detr_config()
-    config.backbone_config.hidden_sizes = [16, 16, 16, 16]  # oneDNN corrupts memory below 16.
-    config.backbone_config.embedding_size = 16
-    config.d_model = config.encoder_ffn_dim = config.decoder_ffn_dim = 32
-    config.encoder_layers = config.decoder_layers = 1
-    config.num_queries = 10
-    config.dropout = 0.1  # Whatever draws random numbers must go on where it stopped.
-    return config
-
-
-TINY = Recipe(
-    name="tiny_dense",
-    build=partial(build_dense, config=tiny_dense_config),
-    resize=ResizePolicy(32, 64),
-    batch_size=3,
-    steps=6,
-    learning_rate=2e-3,
-    warm_up_steps=2,
-    checkpoint_steps=2,
-)
-TINY_DETR = replace(TINY, name="tiny_detr", build=partial(build_detr, config=tiny_detr_config, train_early_layers=True))
 
 
 @pytest.fixture(scope="module")

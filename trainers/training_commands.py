@@ -54,7 +54,6 @@ def asked(arguments: Namespace, recipe: Any) -> dict[str, Any]:
         "accumulate": arguments.accumulate,
         "ema": arguments.ema,
         "bf16": arguments.bf16 or None,
-        "watch": _watch(arguments),
     }
 
 
@@ -89,6 +88,7 @@ def train(arguments: Namespace) -> dict[str, Any]:
         seed=arguments.seed,
         resume=arguments.resume,
         weights=arguments.weights,
+        watch=_watch(arguments),
         **asked(arguments, recipe),
     )
     result = {"run": str(arguments.out), "run_id": summary.run_id, "steps": summary.steps, "loss": summary.loss}

@@ -65,7 +65,6 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         "compared, both frames alike, the light of each, and how the camera is held",
     )
     _add_how(parser)
-    _add_watching(parser)
     group = parser.add_argument_group("what the detector is shown of pairs and differences (default: the recipe's)")
     group.add_argument(
         "--input",

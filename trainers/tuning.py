@@ -39,7 +39,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from dataflow.errors import UsageError
 from dataflow.prepared import PreparedDataset
-from trainers.detection_trainer import DivergedError
+from trainers.divergence import DivergedError
 from trainers.runs import CHECKPOINTS
 from trainers.search import ENDED, Search, Searched
 from trainers.search_space import Choice, Space, check_space, own_values, shown

@@ -25,7 +25,7 @@ from tests.trainers.small_sets import squares, write_dataset
 from trainers import tuning
 from trainers.cli import main
 from trainers.dense import DenseDetectorConfig, build_dense
-from trainers.detection_trainer import DivergedError
+from trainers.divergence import DivergedError
 from trainers.evaluation import evaluate
 from trainers.plots import Axis
 from trainers.prediction import predict

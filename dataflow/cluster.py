@@ -50,6 +50,8 @@ class FlinkCluster:
 
     version: str
     slots: int
+    restarts: bool
+    """Whether it runs a job again when a task manager dies. Beam's own option for that is not for batch jobs."""
 
 
 @cache
@@ -59,11 +61,17 @@ def flink_cluster(master: str) -> FlinkCluster | None:
         return None
     url = master if "://" in master else f"http://{master}"
     try:
-        with urllib.request.urlopen(f"{url}/overview", timeout=_WAIT_S) as response:
-            told = json.load(response)
-        return FlinkCluster(str(told["flink-version"]), int(told["slots-total"]))
+        told, settings = _json(f"{url}/overview"), _json(f"{url}/jobmanager/config")
+        wanted = ("restart-strategy", "restart-strategy.type")
+        strategies = {each["value"] for each in settings if each["key"] in wanted} - {"none", "off", "disable"}
+        return FlinkCluster(str(told["flink-version"]), int(told["slots-total"]), bool(strategies))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _json(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=_WAIT_S) as response:
+        return json.load(response)
 
 
 @dataclass(frozen=True)

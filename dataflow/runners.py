@@ -26,9 +26,8 @@ _DATAFLOW = (
     "--autoscaling_algorithm=THROUGHPUT_BASED",
     "--max_num_workers=100",
 )
-# A task manager that dies takes its shards with it; without retries Flink would give up. A worker process for each core
-# (0), since Python's lock lets the threads of one do little beside each other.
-_FLINK = ("--number_of_execution_retries=3", "--execution_retry_delay=5000", "--sdk_worker_parallelism=0")
+# A process for each core of a task manager (0): Python's lock lets the threads of one do little beside each other.
+_FLINK = ("--sdk_worker_parallelism=0",)
 _BEAM_CACHE = Path("~/.apache_beam/cache")
 
 
@@ -135,6 +134,10 @@ def _cluster(submission: Submission) -> Iterator[Check]:
     options, server = submission.options, JobServer.of(submission.runner, submission.options)
     if submission.runner == "FlinkRunner":
         yield _flink(options)
+        cluster = flink_cluster(options["flink_master"])
+        if cluster and not cluster.restarts:
+            remedy = "set restart-strategy.type: fixed-delay in the configuration of the cluster"
+            yield Check("retries", "note", "none: a task manager that dies ends the job", remedy)
     else:
         master = options["spark_master_url"]
         inside = master.startswith(("local", "k8s:", "yarn"))

@@ -5,7 +5,6 @@ puts what matters into one marked line, which is found again in whatever it come
 """
 
 import json
-import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +15,7 @@ from dataflow.errors import DataRefusedError, ShardboxError
 
 _NO_ROOM = ("No space left on device", "Disk quota exceeded", "File too large")
 _GONE = ("FileNotFoundError", "NotADirectoryError", "PermissionError", "Stale file handle")
-_LINE = "shardbox-failure {} end-of-failure"
-_FOUND = re.compile(re.escape(_LINE).replace(re.escape("{}"), r"(\{.*?\})"))
+_MARK = "shardbox-failure "
 _MOST = 4000
 """Characters of a traceback: engines cut what is longer, and the end matters."""
 
@@ -41,15 +39,18 @@ def failures_marked(shard: str) -> Iterator[None]:
             "remedy": error.remedy if isinstance(error, ShardboxError) else "",
             "trace": "".join(traceback.format_exception(error))[-_MOST:],
         }
-        raise RuntimeError(_LINE.format(json.dumps(told))) from error
+        raise RuntimeError(_MARK + json.dumps(told)) from error
 
 
 def failure_in(text: str, kept: str) -> WorkerFailedError | None:
     """The failure that an engine's words tell of, if there is one. `kept` says what is left of the job."""
-    found = _FOUND.search(text)
-    if found is None:
+    _, found, rest = text.partition(_MARK)
+    if not found:
         return None
-    told = json.loads(found[1])
+    try:
+        told, _ = json.JSONDecoder().raw_decode(rest)
+    except json.JSONDecodeError:  # Cut short on its way.
+        return None
     error = WorkerFailedError(f"shard {told['shard']} could not be written: {_reason(told)}; {kept}", _remedy(told))
     error.add_note(told["trace"])
     return error

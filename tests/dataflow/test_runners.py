@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from dataflow.cluster import FlinkCluster, JobServer, answers, flink_cluster, ho
 from dataflow.errors import UsageError
 from dataflow.runners import Check
 
+SETTINGS: list[dict[str, str]] = []
+"""Those of the cluster below."""
+
 
 @pytest.fixture
 def flink() -> Iterator[str]:
@@ -25,7 +29,8 @@ def flink() -> Iterator[str]:
 
     class Overview(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = json.dumps({"flink-version": "1.20.3", "slots-total": 6}) if self.path == "/overview" else "no"
+            answers = {"/overview": {"flink-version": "1.20.3", "slots-total": 6}, "/jobmanager/config": SETTINGS}
+            body = json.dumps(answers.get(self.path))
             self.send_response(200)
             self.end_headers()
             self.wfile.write(body.encode())
@@ -73,7 +78,7 @@ def test_all_slots_of_a_flink_cluster_are_used(flink: str) -> None:
     assert pipeline_options("FlinkRunner", (master,)).get_all_options()["parallelism"] == 6
     assert pipeline_options("FlinkRunner", (master, "--parallelism=2")).get_all_options()["parallelism"] == 2
     assert pipeline_options("FlinkRunner", (f"--flink_master=http://{flink}",)).get_all_options()["parallelism"] == 6
-    assert "--number_of_execution_retries=3" in added_arguments("FlinkRunner", (master,))
+    assert "--sdk_worker_parallelism=0" in added_arguments("FlinkRunner", (master,))
 
 
 def test_nothing_is_added_for_this_machine() -> None:
@@ -86,6 +91,15 @@ def test_a_flink_cluster_of_another_version(flink: str) -> None:
     assert (told.level, told.remedy) == ("bad", "use --flink_version=1.20")
     assert "Flink 1.20.3 with 6 slots" in told.found
     assert found("FlinkRunner", f"--flink_master={flink}", "--flink_version=1.20")["Flink"].level == "good"
+
+
+@pytest.mark.parametrize(("strategy", "told"), [(None, True), ("none", True), ("fixed-delay", False)])
+def test_a_flink_cluster_that_does_not_try_again(
+    strategy: str | None, told: bool, flink: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [{"key": "restart-strategy.type", "value": strategy}] if strategy else []
+    monkeypatch.setattr(sys.modules[__name__], "SETTINGS", settings)
+    assert ("retries" in found("FlinkRunner", f"--flink_master={flink}", "--flink_version=1.20")) is told
 
 
 def test_engines_that_do_not_answer(nobody: str) -> None:
@@ -205,7 +219,7 @@ def test_jobs_are_refused_for_the_same_reasons(tmp_path: Path, monkeypatch: pyte
         check_runner("PortableRunner", ())
     with pytest.raises(UsageError, match=r"source: .* is on this machine, and workers of FlinkRunner are on other"):
         monkeypatch.setattr(runners, "answers", lambda _: True)
-        monkeypatch.setattr(runners, "flink_cluster", lambda _: FlinkCluster("2.2.0", 4))
+        monkeypatch.setattr(runners, "flink_cluster", lambda _: FlinkCluster("2.2.0", 4, True))
         job = ("--job_endpoint=localhost:1", "--environment_type=LOOPBACK", "--flink_master=far.invalid:1")
         check_runner("FlinkRunner", job, {"source": str(tmp_path)})
     with pytest.raises(UsageError, match="multi_threading loses elements"):

@@ -51,6 +51,9 @@ taskmanager.numberOfTaskSlots: {slots}
 cluster.evenly-spread-out-slots: true
 heartbeat.interval: 1000
 heartbeat.timeout: 8000
+restart-strategy.type: fixed-delay
+restart-strategy.fixed-delay.attempts: 3
+restart-strategy.fixed-delay.delay: 1 s
 """
 
 
@@ -82,7 +85,6 @@ class Cluster:
                 f"--parallelism={SLOTS}",
                 "--environment_type=EXTERNAL",
                 f"--environment_config={pool}",
-                "--execution_retry_delay=1000",
             ),
         )
 

@@ -21,8 +21,6 @@ from tfds_builders.source import Source
 pytestmark = [pytest.mark.engines, pytest.mark.slow]
 
 LIMIT_S = 400.0
-# Otherwise a mistake of the program is made four times, with a job server's pauses between.
-AT_ONCE = ("--number_of_execution_retries=0",)
 
 
 def build(source: Source, out: Path, running: Running = Running()) -> PreparedDataset:
@@ -45,10 +43,9 @@ def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def test_a_mistake_of_the_program(flink: Cluster, tmp_path: Path) -> None:
     source = open_yolo(write_yolo(tmp_path / "source", logical_dataset(8)))
     image_id = source.scan().references[5].image_id
-    with flink.running(tmp_path / "pool") as running:
-        once = Running(running.runner, (*running.arguments, *AT_ONCE))
-        with pytest.raises(WorkerFailedError, match=f"ZeroDivisionError: poison in {image_id}"):
-            build(Poisoned(source, image_id), tmp_path / "out", once)
+    told = pytest.raises(WorkerFailedError, match=f"ZeroDivisionError: poison in {image_id}")
+    with flink.running(tmp_path / "pool") as running, told:
+        build(Poisoned(source, image_id), tmp_path / "out", running)
     assert not any((tmp_path / "out").rglob("*"))
 
 

@@ -63,7 +63,7 @@ def test_damaged_and_vanishing_images(flink: Cluster, tmp_path: Path) -> None:
 
 def test_a_task_manager_that_is_killed(tmp_path: Path) -> None:
     """Flink gives its shards to the other; what was written twice is the same."""
-    source = open_yolo(write_yolo(tmp_path / "source", logical_dataset(60)))
+    source = Slow(open_yolo(write_yolo(tmp_path / "source", logical_dataset(60))), 0.5)
     expected = files(build(source, tmp_path / "alone").path)
     with flink_cluster(tmp_path / "flink") as flink, flink.running(tmp_path / "pool") as running:
         killed = threading.Event()
@@ -77,7 +77,7 @@ def test_a_task_manager_that_is_killed(tmp_path: Path) -> None:
             killed.set()
 
         threading.Thread(target=kill, daemon=True).start()
-        dataset = build(Slow(source, 0.5), tmp_path / "out", running)
+        dataset = build(source, tmp_path / "out", running)
         assert killed.is_set()
         [job] = flink.ask("jobs/overview")["jobs"]
         assert job["state"] == "FINISHED"

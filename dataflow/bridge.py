@@ -26,6 +26,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from dataflow.assembly import Assembly, PendingBatch
 from dataflow.batches import Batch
+from dataflow.consecutive_records import read_consecutively
 from dataflow.drafts import Augmentation, Draft, ExampleReader
 from dataflow.drawing import ByteCanvas, FloatCanvas, Normalisation
 from dataflow.errors import UsageError
@@ -265,13 +266,12 @@ class BatchLoader(IterableDataset[Batch]):
         return batches
 
     def _batches(self) -> Generator[Batch, None, None]:
-        shards = self.dataset.shards(self.split)
         # Enough batches on their way for every thread to have an image at hand while another waits.
         ahead = max(2, math.ceil(2 * self.threads / self.batch_size))
         pending: deque[PendingBatch] = deque()
         self._given = 0
         with (
-            closing(read_in_order(shards, self.plans, self._window)) as examples,
+            closing(self._examples()) as examples,
             _decoding_threads(self.threads) as pool,
         ):
             assembly = Assembly(pool, self.threads, self.pad, self._canvas, self.view.channels, self.transform)
@@ -282,6 +282,12 @@ class BatchLoader(IterableDataset[Batch]):
                     yield self._finished(pending.popleft())
             while pending:
                 yield self._finished(pending.popleft())
+
+    def _examples(self) -> Generator[tuple[int, bytes], None, None]:
+        shards = self.dataset.shards(self.split)
+        if self.training:
+            return read_in_order(shards, self.plans, self._window)
+        return read_consecutively(shards, self.plans)
 
     def _drafts(self, examples: Iterator[tuple[int, bytes]]) -> Iterator[Draft]:
         total = sum(shard.count for shard in self.dataset.shards(self.split))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -148,7 +149,7 @@ class PreparedDataset:
 
     def _parsed(self, shard: Shard, parse: Callable[[bytes], dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
         found = 0
-        for index, payload in enumerate(_payloads(shard.path)):
+        for index, payload in enumerate(read_payloads(shard.path)):
             yield f"{shard.path.name}__{index}", parse(payload)
             found += 1
         if found != shard.count:
@@ -198,23 +199,36 @@ class PreparedDataset:
             yield example_to_pair(example, self.layout, position)
 
 
-def _payloads(path: Path) -> Iterator[bytes]:
+def read_payloads(path: Path) -> Iterator[bytes]:
+    """The serialised examples of a shard, from front to back.
+
+    Raises:
+        CorruptRecordError: the file is damaged.
+    """
     if is_cloud(path):
         with local_file(path) as copied:
-            yield from _payloads(copied)
+            yield from read_payloads(copied)
         return
     if ".array_record" in path.name:
-        from array_record.python.array_record_module import ArrayRecordReader
-
-        reader = ArrayRecordReader(str(path))
-        try:
-            while reader.record_index() < reader.num_records():
-                yield reader.read()
-        finally:
-            reader.close()
+        yield from _array_payloads(path)
         return
     with path.open("rb") as file:
         yield from read_records(file, str(path))
+
+
+def _array_payloads(path: Path) -> Iterator[bytes]:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    path.open("rb").close()  # It would not say why it cannot be opened.
+    reader = ArrayRecordReader(str(path))
+    try:
+        while reader.record_index() < reader.num_records():
+            yield reader.read()
+    except RuntimeError as error:
+        raise CorruptRecordError(f"{path}: damaged record ({error})", "prepare the dataset again") from error
+    finally:
+        with suppress(RuntimeError):  # A damaged file complains again.
+            reader.close()
 
 
 def _remedy(path: Path) -> str:

@@ -121,6 +121,11 @@ def test_an_analyst_loads_neither_tensorflow_nor_torch() -> None:
     assert not loaded & {"tensorflow", "torch", "apache_beam"}
 
 
+def test_counting_a_dataset_loads_neither_tensorflow_nor_torch_nor_beam() -> None:
+    loaded = _modules_after("import trainers.dataset_statistics, trainers.statistics_page, trainers.statistics_text")
+    assert not loaded & {"tensorflow", "torch", "apache_beam", "fiftyone"}
+
+
 def test_help_loads_nothing_heavy() -> None:
     loaded = _modules_after("from trainers.cli import build_parser\nbuild_parser().format_help()")
     assert not loaded & (HEAVY | {"numpy", "cv2", "PIL"})

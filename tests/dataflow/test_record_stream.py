@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dataflow.consecutive_records import read_consecutively
 from dataflow.errors import UsageError
 from dataflow.order import ReadPlan, Share, sequential_plan, shuffled_plan
 from dataflow.planned_reads import Plans
@@ -136,6 +137,36 @@ def test_a_missing_shard_is_named(shards: list[Shard]) -> None:
     shards[3].path.unlink()
     with pytest.raises(UsageError, match="00003-of-00005 cannot be read: No such file"):
         list(read_in_order(shards, sequential(), 1))
+
+
+@pytest.mark.parametrize(
+    "share", [Share(), Share(1, 3), Share(0, 1, (5, 11)), Share(1, 2, (5, 11)), Share(0, 1, (4, 4))]
+)
+@pytest.mark.parametrize("start", [0, 2])
+def test_reading_from_front_to_back(shards: list[Shard], share: Share, start: int) -> None:
+    plans = sequential(start, share)
+    assert list(read_consecutively(shards, plans)) == expected(plans)
+
+
+def test_reading_from_front_to_back_opens_nothing_else(shards: list[Shard]) -> None:
+    for shard in shards[:2] + shards[3:]:
+        shard.path.unlink()
+    first = sum(COUNTS[:2])
+    plans = sequential(0, Share(0, 1, (first, first + COUNTS[2])))
+    assert list(read_consecutively(shards, plans)) == expected(plans)
+    with pytest.raises(UsageError, match="00000-of-00005 cannot be read: No such file"):
+        list(read_consecutively(shards, sequential()))
+
+
+def test_reading_from_front_to_back_names_what_is_damaged_or_short(shards: list[Shard]) -> None:
+    content = bytearray(shards[4].path.read_bytes())
+    content[200] ^= 1
+    shards[4].path.write_bytes(content)
+    with pytest.raises(CorruptRecordError, match="00004-of-00005: damaged record"):
+        list(read_consecutively(shards, sequential()))
+    write_examples(shards[2].path, range(5, 13))
+    with pytest.raises(CorruptRecordError, match="00002-of-00005 does not hold the 9 examples"):
+        list(read_consecutively(shards, sequential()))
 
 
 @pytest.mark.parametrize("suffix", ["riegeli", "parquet"])

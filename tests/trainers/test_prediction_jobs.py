@@ -102,6 +102,22 @@ def test_batches_begin_with_a_shard(dataset, run: Path, tmp_path: Path, monkeypa
     assert batches == [tuple(shard[i : i + 2]) for shard in shards for i in range(0, len(shard), 2)]
 
 
+def test_one_process_needs_neither_beam_nor_tensorflow(dataset, run: Path, tmp_path: Path) -> None:
+    records = list(dataset.records("validation"))[:2]
+    stored = write_dataset(tmp_path / "data", {"validation": records}, shards=2)
+    words = ["predict", str(stored.path), "--run", str(run), "--out", str(tmp_path / "out")]
+    code = f"""if True:
+        import sys
+        from trainers.cli import main
+        status = main({words!r})
+        print(sorted({{"apache_beam", "tensorflow"}} & set(sys.modules)))
+        sys.exit(status)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert len(read_predictions(tmp_path / "out").by_image) == 2
+
+
 def test_by_beam_the_same_files(dataset, run: Path, expected, tmp_path: Path) -> None:
     summary = predict(dataset, run, tmp_path / "out", running=BEAM)
     assert (summary.images, summary.images_kept) == (IMAGES, 0)

@@ -109,7 +109,8 @@ def _header(found: Searched) -> str:
     lead = f"{complete + pruned} of {found.wanted} trials: {complete} went to their end, {pruned} were ended early."
     if best is not None:
         values = ", ".join(f"{name} <b>{escape(shown(value))}</b>" for name, value in best.params.items())
-        lead += f" The best is trial {best.number}: {values}."
+        which = "the recipe as it is" if own is not None and own.number == best.number else f"trial {best.number}"
+        lead += f" The best is {which}: {values}."
     cards = [(f"best {metric}", None if best is None else best.value, f"on {settings['evaluate_split']}")]
     if own is not None:
         cards.append((f"{metric} of the recipe", own.value, f"{settings['recipe']} as it is"))
@@ -167,8 +168,9 @@ def _charts(found: Searched) -> str:
 
 
 def _legend(found: Searched) -> str:
-    entries = [("var(--c1)", "best"), ("var(--soft)", "others")]
-    if found.own is not None:
+    own_is_best = found.own is not None and found.best is not None and found.own.number == found.best.number
+    entries = [("var(--c1)", "best: the recipe's own values" if own_is_best else "best"), ("var(--soft)", "others")]
+    if found.own is not None and not own_is_best:
         entries.insert(1, ("var(--c2)", "the recipe's own values"))
     items = "".join(
         f'<span><svg class="chart key" viewBox="0 0 28 10"><path class="curve" style="stroke:{colour}" d="M0 5H28"/>'

@@ -99,13 +99,14 @@ def test_heads_and_limits_of_every_recipe_from_random_weights(recipe: Recipe) ->
     model.eval()
     with torch.no_grad():
         output = model(pixel_values=torch.zeros(1, 3, 128, 192), pixel_mask=torch.ones(1, 128, 192, dtype=torch.bool))
-    heads = {"faster_rcnn_small": (5, 0), "detr_small": (5, 4), "yolos_small": (5, 4)}
+    heads = {"faster_rcnn_small": (5, 0), "detr_small": (5, 4), "detr_small_staged": (5, 4), "yolos_small": (5, 4)}
     assert class_head(model, output) == ClassHead(*heads.get(recipe.name, (4, None)))
     expected = {
         "dense_diffusion_dit_small": Reach(4),
         "faster_rcnn_small": Reach(8, anchor=32),
         "retinanet_small": Reach(8, anchor=32),
         "detr_small": Reach(32, queries=100),
+        "detr_small_staged": Reach(32, queries=100),
         "conditional_detr_small": Reach(32, queries=100),
         "deformable_detr_small": Reach(8, queries=50),
         "rt_detr_v2_small": Reach(8, queries=300),

@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ from types import MappingProxyType
 from typing import Any
 
 from dataflow.errors import DataRefusedError, MissingExtraError, UsageError
-from dataflow.paths import REQUESTS, is_cloud, location, remove_tree
+from dataflow.paths import REQUESTS, is_cloud, location, remove_tree, whole_file
+from dataflow.prepared import METRICS as METRICS_FILE
 from dataflow.runners import Check, Submission, default_arguments, submission_checks
 from dataflow.shards import Outcome, ShardFormat, ShardKey, ShardResult, load_results, save_result, write_shard
+from dataflow.step_times import StepTimes
 from dataflow.worker_failures import failure_in, failures_marked
 from dataflow.worker_pool import answer
 
@@ -40,6 +43,7 @@ except ImportError as error:
 
 DEFAULT_RUNNER = "FnApiRunner"
 _RESULTS = ".results"
+_TIMES = ".times"
 _PLAN = ".plan"
 _SHARDS = "shards"
 METRICS = "shardbox"
@@ -124,9 +128,13 @@ class _WriteShard(beam.DoFn):  # type: ignore[misc]
         key = ShardKey(*element)
         with failures_marked(f"{key.split} {key.index}"):
             lines = _plan_file(self._directory, self._shard_format, key).read_text(encoding="ascii").splitlines()
-            result = write_shard(self._directory, self._shard_format, key, self._outcomes(lines))
+            times = StepTimes()
+            result = write_shard(self._directory, self._shard_format, key, self._outcomes(lines), times)
+            # Before the result, which says that the shard is done.
+            with whole_file(self._directory / _TIMES / f"{result.file}.json") as partial:
+                partial.write_text(json.dumps(times.steps), encoding="ascii")
             save_result(result, self._directory / _RESULTS)
-            _measure(result)
+            _measure(result, times)
         return iter(())
 
 
@@ -140,9 +148,16 @@ def check_worker(wanted: str) -> None:
         raise UsageError(f"a worker has shardbox {found}, the launcher {wanted}", "install the same on both")
 
 
-def _measure(result: ShardResult) -> None:
+def _measure(result: ShardResult, times: StepTimes) -> None:
     """Beam's metrics, for the page of the runner."""
-    counters = {"images_prepared": result.count, "images_quarantined": len(result.quarantined)}
+    counters = {
+        "images_prepared": result.count,
+        "images_quarantined": len(result.quarantined),
+        "bytes_written": result.num_bytes,
+    }
+    for step, mean in times.means().items():
+        # Of each shard the mean for an image. Distributions hold whole numbers only, so microseconds.
+        Metrics.distribution(METRICS, f"{step}_us").update(round(1000 * mean))
     if result.alignment is not None:
         counters |= {"pairs_aligned": result.alignment.aligned, "pairs_refused": result.alignment.refused}
         if result.alignment.aligned:
@@ -258,16 +273,48 @@ def run_shard_job(
     """
     options = pipeline_options(runner, arguments)
     results = directory / _RESULTS
-    results.mkdir()
+    times = directory / _TIMES
+    for folder in (results, times):
+        folder.mkdir()
     write_plan(job, directory)
+    start = time.monotonic()
     with _deaths_told(runner, "nothing was kept"):
         _run_pipeline(job, directory, options)
     written = load_results(results)
-    for folder in (results, directory / _PLAN):
+    save_metrics(directory, directory, written, runner, time.monotonic() - start)
+    for folder in (results, times, directory / _PLAN):
         remove_tree(folder)
     _remove_partial(job, directory)
     _check_nothing_lost(job, written, runner)
     return written
+
+
+def results_so_far(directory: Path) -> list[ShardResult]:
+    """The results of those shards that a job which nobody waits for any longer has written, by split and index."""
+    return load_results(directory / _RESULTS)
+
+
+def save_metrics(
+    work: Path, directory: Path, written: Sequence[ShardResult], runner: str, seconds: float | None
+) -> None:
+    """Leave `metrics.json` in `directory`: what the job in `work` did and what took how long, of what it wrote anew.
+
+    `seconds` are those of the whole job, None where nobody saw its end.
+
+    Not in the manifest: this is another for each run, and all other files are to be the same.
+    """
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        counted = list(pool.map(lambda path: json.loads(path.read_text()), (work / _TIMES).glob("*.json")))
+    metrics = {
+        "runner": runner,
+        "seconds": None if seconds is None else round(seconds, 3),
+        "shards_written": len(written),
+        "images_prepared": sum(result.count for result in written),
+        "images_quarantined": sum(len(result.quarantined) for result in written),
+        "bytes_written": sum(result.num_bytes for result in written),
+        "milliseconds_an_image": StepTimes().merge(counted).summary(),
+    }
+    (directory / METRICS_FILE).write_text(json.dumps(metrics, indent=1), encoding="ascii")
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from dataflow.tfrecord import CorruptRecordError, read_records
 
 MANIFEST = "manifest.json"
 AUDIT = "audit.json"
+METRICS = "metrics.json"
 _SOURCE_ID = "image/source_id"
 _DESCRIPTION = ("dataset_info.json", "features.json")
 

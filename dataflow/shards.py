@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal, Protocol, get_args
 
 import tensorflow_datasets as tfds
@@ -25,6 +26,7 @@ from dataflow.paths import REQUESTS, whole_file
 from dataflow.records import Categories
 from dataflow.schema import Kind, build_features
 from dataflow.splits import unit_hash
+from dataflow.step_times import StepTimes
 from dataflow.tfrecord import write_record
 
 FileFormat = Literal["tfrecord", "array_record"]
@@ -53,6 +55,8 @@ class Outcome:
     """Class numbers in its annotations that name no class; of an image that is refused for them, all numbers."""
     alignment: PairAlignment | None = None
     """Of a difference that is to be written, what alignment found."""
+    seconds: tuple[float, float] | None = None
+    """What reading it took, and checking or computing it."""
 
 
 @dataclass(frozen=True)
@@ -200,16 +204,33 @@ class _Tally:
         self.count += 1
 
 
-def write_shard(directory: Path, shard_format: ShardFormat, key: ShardKey, outcomes: Iterable[Outcome]) -> ShardResult:
-    """Write one shard, one example in memory at a time, under a temporary name that becomes its own when complete."""
+def write_shard(
+    directory: Path,
+    shard_format: ShardFormat,
+    key: ShardKey,
+    outcomes: Iterable[Outcome],
+    times: StepTimes | None = None,
+) -> ShardResult:
+    """Write one shard, one example in memory at a time, under a temporary name that becomes its own when complete.
+
+    `times` gets how long the steps of each image took.
+    """
+    times = times or StepTimes()
     path = shard_format.path(directory, key)
     serialise = shard_format.serialiser()
     tally = _Tally()
     with whole_file(path) as partial, _appender(partial, shard_format.file_format) as append:
         for outcome in outcomes:
+            if outcome.seconds is not None:
+                times.add("read", outcome.seconds[0])
+                times.add("check", outcome.seconds[1])
+            start = perf_counter()
             payload = None if outcome.example is None else serialise(outcome.example)
             if payload is not None:
+                encoded = perf_counter()
                 append(payload)
+                times.add("encode", encoded - start)
+                times.add("write", perf_counter() - encoded)
             tally.add(outcome, payload)
     return ShardResult(
         **asdict(key),

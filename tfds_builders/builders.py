@@ -33,6 +33,7 @@ from tfds_builders.directory import (
     is_prepared,
     next_to,
     publish,
+    remove_unfinished,
     replace_directory,
     sign,
     sweep,
@@ -40,9 +41,17 @@ from tfds_builders.directory import (
     unsign,
     write_json,
 )
+from tfds_builders.finishing import shards_left_behind
 from tfds_builders.ingest_options import IngestOptions
 from tfds_builders.planning import Plan, plan_shards
-from tfds_builders.reuse import input_digests, same_shards, save_inputs, take_shards, without_shards
+from tfds_builders.reuse import (
+    input_digests,
+    same_shards,
+    save_digests,
+    save_inputs,
+    take_shards,
+    without_shards,
+)
 from tfds_builders.source import Loader, Reference, Source
 from tfds_builders.whole_source import whole_source_findings
 
@@ -53,10 +62,21 @@ _SIGNATURE = f"shardbox {version('shardbox')}, schema {SCHEMA_VERSION}"
 
 @dataclass(frozen=True)
 class Running:
-    """Where a Beam job runs: a runner's name and the options that the user wrote after `--`."""
+    """Where a Beam job runs: a runner's name and the options that the user wrote after `--`.
+
+    `words` are the command line, by which `shardbox finish` can do later what this launcher may not live to do. Then
+    `unfinished` is the directory in which the job has left its shards, and nothing is run.
+    """
 
     runner: str = DEFAULT_RUNNER
     arguments: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    unfinished: Path | None = None
+
+    @property
+    def outlives_launcher(self) -> bool:
+        """Whether workers go on when the launcher is gone."""
+        return self.runner in ("DataflowRunner", "FlinkRunner", "SparkRunner")
 
 
 @dataclass(frozen=True)
@@ -143,7 +163,7 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
         """TFDS's choice of directories; an update is made beside the dataset, of which TFDS then knows nothing."""
         root, directory = super()._build_data_dir(given_data_dir)
         self._target = self._out / Path(directory).relative_to(root) if self._scratch else Path(directory)
-        sweep(self._target)
+        sweep(self._target, self._running.unfinished)
         self._updated = self._update and is_prepared(self._target)
         return root, str(next_to(self._target)) if self._updated and not self._scratch else directory
 
@@ -161,7 +181,8 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
             remedy = "bring it up to date with --update, delete it, or choose another --out or --name"
             raise UsageError(f"{target} is already there", remedy)
         paths = {"source": str(self._source_path()), "output": str(target.parent.parent)}
-        check_runner(self._running.runner, self._running.arguments, paths)
+        if not self._running.unfinished:
+            check_runner(self._running.runner, self._running.arguments, paths)
         # Planned before TFDS makes any directory: most mistakes show here.
         self._planned = self._plan()
         try:
@@ -179,20 +200,29 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
         super().download_and_prepare(**options)
         if self._updated:
             replace_directory(self._target, Path(self.data_dir))
+        if self._running.unfinished:
+            remove_unfinished(self._running.unfinished)
         # Only now: a job killed while TFDS finished its directory must still have been known as dead.
         unsign(self._target)
 
     def _prepare_elsewhere(self, scratch: Path, options: Mapping[str, Any]) -> None:
         """Shards are written in the object store, what describes them here; together they become the dataset."""
-        self._work = unfinished(self._target)
-        sign(self._work)
+        self._work = self._running.unfinished or unfinished(self._target)
+        if not self._running.unfinished:
+            self._sign(self._work)
         try:
             super().download_and_prepare(**options)
             upload_files(Path(self.data_dir), self._work)
             publish(self._work, self._target)
-        except BaseException:
-            discard(self._work)
+        except BaseException as error:
+            # Who stops waiting for a job elsewhere does not stop the job.
+            left = isinstance(error, KeyboardInterrupt) and self._running.outlives_launcher
+            if not left and not self._running.unfinished:
+                discard(self._work)
             raise
+
+    def _sign(self, directory: Path) -> None:
+        sign(directory, self._running.words, self._running.outlives_launcher)
 
     def _info(self) -> tfds.core.DatasetInfo:
         shard_format = self._shard_format()
@@ -216,7 +246,7 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
         """TFDS calls this with `data_dir` pointing to a temporary directory."""
         directory = Path(self.data_dir)
         if not self._scratch:
-            sign(directory)
+            self._sign(directory)
         planned = self._planned or self._plan()
         results = self._run(planned, self._work if self._scratch else directory)
         audit = self._audit(planned, results)
@@ -238,9 +268,14 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
             kept = same_shards(self._target, input_digests(job, _SIGNATURE))
             take_shards(self._target, directory, kept)
             job = without_shards(job, kept)
+        digests = input_digests(job, _SIGNATURE)
+        if left := self._running.unfinished:
+            written = shards_left_behind(left, job, digests, directory, self._running.runner)
+            return sorted([*kept, *written], key=_by_place)
+        save_digests(directory, digests)
         with watch_directory(directory, planned.num_bytes, f"preparing {self.name}"):
             written = run_shard_job(job, directory, self._running.runner, self._running.arguments)
-        return sorted([*kept, *written], key=lambda result: (result.split, result.index))
+        return sorted([*kept, *written], key=_by_place)
 
     def _audit(self, planned: Planned, results: Sequence[ShardResult]) -> Audit:
         quarantined = [image_id for result in results for image_id in result.quarantined]
@@ -368,6 +403,10 @@ class SourceBuilder(ShardBuilder, skip_registration=True):  # type: ignore[call-
             image_id: Path(os.path.relpath(path, source)).as_posix()
             for image_id, path in self._image_paths(image_ids).items()
         }
+
+
+def _by_place(result: ShardResult) -> tuple[str, int]:
+    return result.split, result.index
 
 
 def _earlier_seed(target: Path) -> int | None:

@@ -22,6 +22,7 @@ from dataflow.records import FramePair, ImageRecord
 from dataflow.registration import AlignmentError, Method
 from dataflow.schema import pair_to_example
 from dataflow.shards import Outcome
+from dataflow.step_times import Stopwatch
 from dataflow.tfrecord import CorruptRecordError
 from dataflow.valid_pixels import encode_mask
 from tfds_builders.frame_chains import windows, work_in_chains
@@ -84,6 +85,7 @@ class DifferenceLoader:
             yield from work_in_chains(window, links, _decode, self._outcome, threads)
 
     def _outcome(self, pair: FramePair, before: Callable[[], Frame], after: Callable[[], Frame]) -> Outcome:
+        watch = Stopwatch()
         try:
             aligned = align_pair(before(), after(), self.align)
             image = aligned.difference(self.mode)
@@ -99,6 +101,7 @@ class DifferenceLoader:
             pair.pair_id,
             pair_to_example(_in_after_frame(pair, aligned), encoded),
             alignment=PairAlignment(pair.pair_id, found.score, found.residual, model, change),
+            seconds=watch.seconds(),
         )
 
 

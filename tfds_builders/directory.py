@@ -8,13 +8,14 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from tensorflow_datasets.core import constants
 
+from dataflow.errors import UsageError
 from dataflow.paths import REQUESTS, copy_object, is_cloud, objects_below, remove_tree
 
 _OWNER = ".owner.json"
@@ -41,10 +42,14 @@ def write_text(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def sign(directory: Path) -> None:
-    """Leave the name of this process in an unfinished directory."""
+def sign(directory: Path, words: Sequence[str] = (), outlived: bool = False) -> None:
+    """Leave the name of this process in an unfinished directory, and the command line by which it was begun.
+
+    `outlived`: workers go on when this process is gone, so that `sweep` must leave the directory alone.
+    """
     here = os.getpid()
-    write_json(directory / _OWNER, {"host": socket.gethostname(), "pid": here, "started": _started(here)})
+    told = {"host": socket.gethostname(), "pid": here, "started": _started(here), "outlived": outlived}
+    write_json(directory / _OWNER, told | {"words": list(words), "folder": str(Path.cwd())})
 
 
 def unsign(directory: Path) -> None:
@@ -70,11 +75,14 @@ def replace_directory(target: Path, replacement: Path) -> None:
     _remove(old)
 
 
-def sweep(target: Path) -> None:
-    """Remove what killed jobs left beside `target`; bring back a dataset that one of them was about to replace."""
+def sweep(target: Path, spared: Path | None = None) -> None:
+    """Remove what killed jobs left beside `target`; bring back a dataset that one of them was about to replace.
+
+    `spared` is left alone.
+    """
     for path in sorted(target.parent.glob(f"{constants.INCOMPLETE_PREFIX}*_{target.name}")):
         try:
-            if not _abandoned(path):
+            if path == spared or not _abandoned(path):
                 continue
             if is_cloud(path):
                 _sweep_objects(path, target)
@@ -131,6 +139,42 @@ def _sweep_objects(work: Path, target: Path) -> None:
         _remove(work)
 
 
+def read_build(work: Path) -> dict[str, Any]:
+    """How the build in an unfinished directory was begun: `words` of the command line, `folder` it was given in.
+
+    Raises:
+        UsageError: it is no unfinished directory, or was not begun by the command line.
+    """
+    if not work.name.startswith(constants.INCOMPLETE_PREFIX) or not (work / _OWNER).is_file():
+        raise UsageError(f"{work} is no unfinished dataset", f"give a directory {constants.INCOMPLETE_PREFIX}*")
+    build: dict[str, Any] = json.loads((work / _OWNER).read_text(encoding="utf-8"))
+    if not build.get("words"):
+        raise UsageError(f"{work} was not begun by `shardbox`", "run again what began it")
+    return build
+
+
+def claim(work: Path, launcher_is_gone: bool) -> None:
+    """Make sure that nobody else finishes this build, and put our name on it.
+
+    Raises:
+        UsageError: its launcher lives, or may live on another machine and `launcher_is_gone` is not said.
+    """
+    build = read_build(work)
+    if _is_gone(build) or (launcher_is_gone and build["host"] != socket.gethostname()):
+        mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+        write_json(work / _OWNER, build | mine)
+        return
+    who = f"process {build['pid']} on {build['host']}"
+    if build["host"] == socket.gethostname():
+        raise UsageError(f"{work}: its launcher, {who}, still runs", "it will finish the build itself")
+    raise UsageError(f"{work}: its launcher was {who}", "if it no longer runs, say so with --launcher-is-gone")
+
+
+def remove_unfinished(work: Path) -> None:
+    """Remove an unfinished directory."""
+    _remove(work)
+
+
 def _another_name(target: Path, prefix: str) -> Path:
     return target.with_name(f"{prefix}{uuid.uuid4().hex}_{target.name}")
 
@@ -142,6 +186,11 @@ def _abandoned(path: Path) -> bool:
         # Killed before it had written its name, or it is none of ours.
         return not {entry.name for entry in path.iterdir()} - {f"{_OWNER}.partial"}
     made_by = json.loads(owner.read_text(encoding="utf-8"))
+    return not made_by.get("outlived") and _is_gone(made_by)
+
+
+def _is_gone(made_by: Mapping[str, Any]) -> bool:
+    """Whether a process of this machine is gone."""
     pid = int(made_by["pid"])
     # Our own number: in a container every job may run under the same one.
     return bool(made_by["host"] == socket.gethostname() and (pid == os.getpid() or not _lives(pid, made_by)))

@@ -15,6 +15,7 @@ from dataflow.findings import Code, Finding, Severity, printable
 from dataflow.records import Change, ImageRecord, Objects
 from dataflow.schema import record_to_example
 from dataflow.shards import Outcome
+from dataflow.step_times import reading
 from tfds_builders.classes import Classes
 from tfds_builders.photo import Photo, inside_root, read_photo
 from tfds_builders.source import Checks, Reference
@@ -112,7 +113,8 @@ class Inspection:
             if not inside_root(root, path):
                 self.find(Code.IMAGE_OUTSIDE_ROOT, file, "the path leaves the source", "keep annotations below it")
                 return None
-            return path.read_bytes()
+            with reading():
+                return path.read_bytes()
         except FileNotFoundError:
             value = "the image has no label file"
             self.find(Code.LABEL_MISSING, file, value, missing, repaired=self.repair)

@@ -18,6 +18,7 @@ from dataflow.images import (
     read_header,
 )
 from dataflow.shards import Sight
+from dataflow.step_times import reading
 from tfds_builders.source import Checks
 
 # Every file with one of these counts as an image, also where it cannot be prepared: none is passed over in silence.
@@ -104,7 +105,8 @@ def read_photo(root: Path, file: str, checks: Checks) -> tuple[Photo | None, tup
         if not inside_root(root, path):
             remedy = "keep images below the source"
             return None, (Problem(Code.IMAGE_OUTSIDE_ROOT, "the path leaves the source", remedy),)
-        data = path.read_bytes()
+        with reading():
+            data = path.read_bytes()
     except (OSError, ValueError) as error:
         code = Code.IMAGE_MISSING if isinstance(error, FileNotFoundError) else Code.IMAGE_UNREADABLE
         value = getattr(error, "strerror", None) or str(error)

@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from dataflow.beam_jobs import ShardJob
+from dataflow.beam_jobs import ShardJob, results_so_far
 from dataflow.paths import REQUESTS, copy_object, is_cloud
 from dataflow.shards import ShardKey, ShardResult, parse_result
 from tfds_builders.directory import write_text
 
 INPUTS = "inputs.json"
+_DIGESTS = ".inputs.json"
 
 
 def input_digests(job: ShardJob, signature: str) -> dict[ShardKey, str]:
@@ -51,6 +52,26 @@ def same_shards(target: Path, digests: Mapping[ShardKey, str]) -> list[ShardResu
         if digests.get(key) == entry["inputs"] and (target / result.file).is_file():
             kept.append(result)
     return kept
+
+
+def save_digests(directory: Path, digests: Mapping[ShardKey, str]) -> None:
+    """Leave in an unfinished directory what its shards are made of, for `finished_shards`."""
+    content = [[key.split, key.index, key.of, digest] for key, digest in digests.items()]
+    write_text(directory / _DIGESTS, json.dumps(content))
+
+
+def finished_shards(work: Path, digests: Mapping[ShardKey, str]) -> list[ShardResult]:
+    """The results of those shards in an unfinished directory that are whole, and made of what they should be."""
+    if not (work / _DIGESTS).exists():
+        return []
+    made = {ShardKey(*key): digest for *key, digest in json.loads((work / _DIGESTS).read_text(encoding="ascii"))}
+    found = []
+    for result in results_so_far(work):
+        key = ShardKey(result.split, result.index, result.of)
+        # A shard takes its name before its result does.
+        if key in digests and made.get(key) == digests[key]:
+            found.append(result)
+    return found
 
 
 def without_shards(job: ShardJob, kept: Sequence[ShardResult]) -> ShardJob:

@@ -15,6 +15,7 @@ from dataflow.findings import Finding, printable
 from dataflow.records import Categories
 from dataflow.schema import Kind
 from dataflow.shards import Outcome
+from dataflow.step_times import Stopwatch
 from tfds_builders.corrections import corrected
 
 ExifPolicy = Literal["apply", "ignore", "refuse"]
@@ -162,9 +163,10 @@ class Loader:
                 yield ahead.popleft().result()
 
     def _load(self, line: str) -> Outcome:
+        watch = Stopwatch()
         with np.errstate(all="ignore"):  # Numbers too large for a box become findings, not warnings.
             reference = Reference.from_line(line)
             outcome = self.source.load(reference, self.checks)
-            if not reference.corrections:
-                return outcome
-            return corrected(outcome, reference.corrections, self.source.categories.names)
+            if reference.corrections:
+                outcome = corrected(outcome, reference.corrections, self.source.categories.names)
+        return replace(outcome, seconds=watch.seconds())

@@ -69,6 +69,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a command line; what follows `--` is for Beam."""
+    at = list(words).index("--") if "--" in words else len(words)
+    arguments = build_parser().parse_args(words[:at])
+    arguments.runner_arguments = tuple(words[at + 1 :])
+    arguments.words, arguments.unfinished = tuple(words), None
+    return arguments
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 1 data refused, 2 wrong usage)."""
     for stream in (sys.stdout, sys.stderr):
@@ -76,9 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
-    at = words.index("--") if "--" in words else len(words)
-    arguments = build_parser().parse_args(words[:at])
-    arguments.runner_arguments = tuple(words[at + 1 :])
+    arguments = parse(words)
     # Of packages compiled at their first import: nothing a user of this command could mend.
     warnings.filterwarnings("ignore", category=SyntaxWarning)
     # Of garbled metadata, by Pillow, as lines of its source; what keeps an image out is a finding.

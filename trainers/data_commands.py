@@ -127,7 +127,7 @@ def _pairing(arguments: Namespace) -> Any:
 def _running(arguments: Namespace) -> Any:
     from tfds_builders.builders import Running
 
-    return Running(arguments.runner, arguments.runner_arguments)
+    return Running(arguments.runner, arguments.runner_arguments, arguments.words, arguments.unfinished)
 
 
 def diff(arguments: Namespace) -> dict[str, Any]:
@@ -158,6 +158,25 @@ def diff(arguments: Namespace) -> dict[str, Any]:
     return _prepare(builder, "pairs")
 
 
+def finish(arguments: Namespace) -> dict[str, Any]:
+    """`shardbox finish`: what the launcher of a build did not live to do."""
+    from tfds_builders.directory import claim, read_build, remove_unfinished
+    from trainers.cli import parse
+
+    build = read_build(arguments.directory)
+    claim(arguments.directory, arguments.launcher_is_gone)
+    if arguments.discard:
+        remove_unfinished(arguments.directory)
+        print(f"removed: {_shown(arguments.directory)}")
+        return {"removed": str(arguments.directory)}
+    unfinished = arguments.directory.resolve()
+    os.chdir(build["folder"])
+    begun = parse(build["words"])
+    begun.unfinished = unfinished
+    print(f"finishing: shardbox {' '.join(build['words'])}")
+    return begun.command(begun)  # type: ignore[no-any-return]
+
+
 def _prepare(builder: Any, what: str) -> dict[str, Any]:
     """Run a builder and tell what became of every image."""
     from tfds_builders.builders import RefusedError
@@ -186,6 +205,8 @@ def _prepare(builder: Any, what: str) -> dict[str, Any]:
     if alignment:
         print(_alignment_line(alignment))
         pages = f"{pages} and {_shown(dataset.path / 'diff.html')}"
+    metrics = json.loads((dataset.path / "metrics.json").read_text(encoding="ascii"))
+    print(_metrics_line(metrics, what))
     print(f"written: {_shown(dataset.path)}; read {pages}")
     return {
         "dataset": str(dataset.path),
@@ -193,7 +214,20 @@ def _prepare(builder: Any, what: str) -> dict[str, Any]:
         "splits": dataset.splits,
         **{key: audit[key] for key in ("images_in", "images_prepared", "images_quarantined", "counts")},
         **({"alignment": alignment} if alignment else {}),
+        "metrics": metrics,
     }
+
+
+def _metrics_line(metrics: Mapping[str, Any], what: str) -> str:
+    """What the job did and what took how long, in a line."""
+    done = metrics["images_prepared"] + metrics["images_quarantined"]
+    steps = ", ".join(f"{step} {told['mean']:.2f}" for step, told in metrics["milliseconds_an_image"].items())
+    took = "" if metrics["seconds"] is None else f", in {metrics['seconds']:.1f} s"
+    each = f"; each took {steps} ms" if steps else ""
+    return (
+        f"{metrics['runner']} wrote {metrics['shards_written']} shards of {done} {what}, "
+        f"{metrics['bytes_written'] / 1e6:.1f} MB{took}{each}"
+    )
 
 
 def _alignment_line(alignment: Mapping[str, Any]) -> str:

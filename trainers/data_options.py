@@ -166,8 +166,21 @@ def _add_doctor(commands: Any) -> None:
 
 def _add_stats(commands: Any) -> None:
     parser = add_command(commands, _MODULE, "stats", "Count what a prepared dataset holds", "prepared dataset")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="directory for stats.html and stats.json")
+    parser.add_argument("--out", type=location, metavar="DIR", help="directory for stats.html and stats.json")
     add_task_runner(parser)
 
 
-ADD_COMMANDS = (_add_ingest, _add_diff, _add_stats, _add_export, _add_diff_datasets, _add_doctor)
+def _add_finish(commands: Any) -> None:
+    parser = add_command(
+        commands, _MODULE, "finish", "Complete a build whose launcher is gone and whose shards are there"
+    )
+    parser.add_argument(
+        "directory", type=location, metavar="DIR", help="the unfinished directory: .../NAME/incomplete.*"
+    )
+    parser.add_argument("--discard", action="store_true", help="remove it instead")
+    parser.add_argument(
+        "--launcher-is-gone", action="store_true", help="the launcher ran on another machine, and runs no longer"
+    )
+
+
+ADD_COMMANDS = (_add_ingest, _add_diff, _add_stats, _add_export, _add_diff_datasets, _add_doctor, _add_finish)

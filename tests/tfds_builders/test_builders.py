@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dataflow.errors import UsageError
+from dataflow.prepared import METRICS
 from dataflow.shards import place_in_shard
 from dataflow.splits import parse_splits
 from tests.factories import (
@@ -37,7 +38,8 @@ def digests(path: Path) -> dict[str, str]:
 
 def contents(path: Path) -> dict[str, bytes]:
     """Every file below a directory."""
-    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+    files = (file for file in sorted(path.rglob("*")) if file.is_file() and file.name != METRICS)
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
 def test_twice_the_same_bytes(tmp_path: Path) -> None:
@@ -78,6 +80,7 @@ def test_the_directory_holds_what_it_should(tmp_path: Path) -> None:
         "croissant.json",
         "inputs.json",
         "manifest.json",
+        "metrics.json",
         "features.json",
         "dataset_info.json",
         "objects-label.labels.txt",

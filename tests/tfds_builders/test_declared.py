@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets import testing
 
 from dataflow.errors import UsageError
-from dataflow.prepared import PreparedDataset
+from dataflow.prepared import METRICS, PreparedDataset
 from dataflow.splits import parse_splits
 from dataflow.tensorflow_runtime import load_tensorflow
 from tests.factories import (
@@ -179,7 +179,7 @@ def _build(
 
 def _files(folder: Path) -> dict[str, bytes]:
     """All files but those in which TFDS writes what the class says of itself."""
-    own = {"dataset_info.json", "LICENSE", "croissant.json"}
+    own = {"dataset_info.json", "LICENSE", "croissant.json", METRICS}
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in own}
 
 

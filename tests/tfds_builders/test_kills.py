@@ -18,7 +18,7 @@ from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
 from dataflow import beam_jobs
 from dataflow.beam_jobs import WorkerDiedError
 from dataflow.errors import UsageError
-from dataflow.prepared import PreparedDataset
+from dataflow.prepared import METRICS, PreparedDataset
 from tests.factories import Picture, logical_dataset, write, write_yolo
 from tests.tfds_builders.killed_builds import (
     AT_IMAGES,
@@ -89,7 +89,8 @@ def on_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def files(path: Path) -> dict[str, bytes]:
     """Every file of a dataset, hidden ones too."""
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+    found = (file for file in sorted(path.rglob("*")) if file.is_file() and file.name != METRICS)
+    return {str(file.relative_to(path)): file.read_bytes() for file in found}
 
 
 def nothing_loads(out: Path) -> None:

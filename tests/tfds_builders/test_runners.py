@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from dataflow.camera_motion import random_movement
-from dataflow.prepared import PreparedDataset
+from dataflow.prepared import METRICS, PreparedDataset
 from dataflow.shards import FILE_FORMATS, FileFormat
 from tests.factories import Picture, logical_dataset, photograph, write, write_mot, write_yolo
 from tests.tfds_builders.light_environment import make_light_environment
@@ -69,7 +69,7 @@ class Sources:
 
 def files(dataset: PreparedDataset) -> dict[str, bytes]:
     """Every file of a dataset, hidden ones too."""
-    return {path.name: path.read_bytes() for path in dataset.path.iterdir()}
+    return {path.name: path.read_bytes() for path in dataset.path.iterdir() if path.name != METRICS}
 
 
 def damaged(seed: int) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dataflow.errors import UsageError
-from dataflow.prepared import PreparedDataset
+from dataflow.prepared import METRICS, PreparedDataset
 from tests.factories import Picture, logical_dataset, photograph, prepare, write, write_coco, write_mot, write_yolo
 from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.coco import open_coco
@@ -17,7 +17,7 @@ from tfds_builders.pairing import PairOptions
 from tfds_builders.planning import PlanOptions
 
 PLAN = PlanOptions(seed=0, shards=8)
-NOT_COMPARED = {"inputs.json"}  # It holds times of files.
+NOT_COMPARED = {"inputs.json", METRICS}  # They hold times of files, and of the work.
 
 
 @pytest.fixture

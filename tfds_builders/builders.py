@@ -45,6 +45,7 @@ from tfds_builders.finishing import shards_left_behind
 from tfds_builders.ingest_options import IngestOptions
 from tfds_builders.planning import Plan, plan_shards
 from tfds_builders.reuse import (
+    forget_digests,
     input_digests,
     same_shards,
     save_digests,
@@ -275,6 +276,7 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
         save_digests(directory, digests)
         with watch_directory(directory, planned.num_bytes, f"preparing {self.name}"):
             written = run_shard_job(job, directory, self._running.runner, self._running.arguments)
+        forget_digests(directory)
         return sorted([*kept, *written], key=_by_place)
 
     def _audit(self, planned: Planned, results: Sequence[ShardResult]) -> Audit:

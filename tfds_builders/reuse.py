@@ -60,6 +60,11 @@ def save_digests(directory: Path, digests: Mapping[ShardKey, str]) -> None:
     write_text(directory / _DIGESTS, json.dumps(content))
 
 
+def forget_digests(directory: Path) -> None:
+    """Remove what `save_digests` left."""
+    (directory / _DIGESTS).unlink()
+
+
 def finished_shards(work: Path, digests: Mapping[ShardKey, str]) -> list[ShardResult]:
     """The results of those shards in an unfinished directory that are whole, and made of what they should be."""
     if not (work / _DIGESTS).exists():

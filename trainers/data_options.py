@@ -1,7 +1,6 @@
 """Options of the commands about data."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from dataflow.paths import location

@@ -20,9 +20,10 @@ from dataflow.prepared import PreparedDataset
 from dataflow.schema import build_features
 from dataflow.shards import Outcome
 from dataflow.splits import Splits
-from tfds_builders.builders import RefusedError, Running, SourceBuilder
+from tfds_builders.builders import RefusedError, SourceBuilder
 from tfds_builders.ingest_options import IngestOptions
 from tfds_builders.planning import PlanOptions
+from tfds_builders.running import Running
 from tfds_builders.source import Checks, ExifPolicy, Loader, Source
 
 ORIENTATION = 0x0112

@@ -16,7 +16,7 @@ from google.protobuf import json_format  # type: ignore[import-untyped]
 from tensorflow_datasets.core import dataset_builder
 from tensorflow_datasets.core import splits as splits_lib
 
-from dataflow.beam_jobs import DEFAULT_RUNNER, ShardJob, check_runner, run_shard_job
+from dataflow.beam_jobs import ShardJob, check_runner, run_shard_job
 from dataflow.errors import DataRefusedError, UsageError
 from dataflow.findings import Audit, Finding, Policy, sorted_findings
 from dataflow.paths import is_cloud, upload_files
@@ -53,31 +53,13 @@ from tfds_builders.reuse import (
     take_shards,
     without_shards,
 )
+from tfds_builders.running import Running
 from tfds_builders.source import Loader, Reference, Source
 from tfds_builders.whole_source import whole_source_findings
 
 VERSION = "1.0.0"
 # Another version of this package may make other examples of the same inputs.
 _SIGNATURE = f"shardbox {version('shardbox')}, schema {SCHEMA_VERSION}"
-
-
-@dataclass(frozen=True)
-class Running:
-    """Where a Beam job runs: a runner's name and the options that the user wrote after `--`.
-
-    `words` are the command line, by which `shardbox finish` can do later what this launcher may not live to do. Then
-    `unfinished` is the directory in which the job has left its shards, and nothing is run.
-    """
-
-    runner: str = DEFAULT_RUNNER
-    arguments: tuple[str, ...] = ()
-    words: tuple[str, ...] = ()
-    unfinished: Path | None = None
-
-    @property
-    def outlives_launcher(self) -> bool:
-        """Whether workers go on when the launcher is gone."""
-        return self.runner in ("DataflowRunner", "FlinkRunner", "SparkRunner")
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,11 @@ from dataflow.beam_jobs import DEFAULT_RUNNER
 from dataflow.errors import UsageError
 from dataflow.findings import Policy
 from dataflow.splits import FrameRanges, parse_splits
-from tfds_builders.builders import VERSION, Running, SourceBuilder
+from tfds_builders.builders import VERSION, SourceBuilder
 from tfds_builders.choices import FormatName, open_source, recognise
 from tfds_builders.ingest_options import IngestOptions, listed_options
 from tfds_builders.planning import PlanOptions
+from tfds_builders.running import Running
 from tfds_builders.source import CheckLevel, ExifPolicy
 
 _DESCRIPTION = "Prepared by Shardbox."

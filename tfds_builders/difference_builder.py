@@ -13,9 +13,10 @@ from dataflow.image_diff import DiffMode
 from dataflow.prepared import PreparedDataset
 from dataflow.registration import Method
 from dataflow.shards import ShardFormat, ShardKey, ShardResult
-from tfds_builders.builders import Planned, Running, ShardBuilder
+from tfds_builders.builders import Planned, ShardBuilder
 from tfds_builders.contact_sheet import CONTACT_SHEET, write_contact_sheet
 from tfds_builders.differences import DifferenceLoader, ImageFormat, shard_to_line
+from tfds_builders.running import Running
 
 
 class DifferencesBuilder(ShardBuilder, skip_registration=True):  # type: ignore[call-arg]

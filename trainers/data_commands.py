@@ -125,7 +125,7 @@ def _pairing(arguments: Namespace) -> Any:
 
 
 def _running(arguments: Namespace) -> Any:
-    from tfds_builders.builders import Running
+    from tfds_builders.running import Running
 
     return Running(arguments.runner, arguments.runner_arguments, arguments.words, arguments.unfinished)
 

@@ -31,11 +31,11 @@ from tests.factories import (
     write_coco,
     write_mot,
 )
-from tfds_builders.builders import Running
 from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.pairing import PairOptions
+from tfds_builders.running import Running
 
 # Reads datasets with TFDS alone: importing anything of ours is an error. Arguments: the result, then the datasets.
 READ_WITH_TFDS = """

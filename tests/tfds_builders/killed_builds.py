@@ -20,9 +20,10 @@ from dataflow.schema import Kind
 from dataflow.shards import Outcome
 from tests.tfds_builders.portable import ROOT, end_session
 from tfds_builders import builders, directory, reuse
-from tfds_builders.builders import IngestOptions, Running, SourceBuilder
+from tfds_builders.builders import IngestOptions, SourceBuilder
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.planning import PlanOptions
+from tfds_builders.running import Running
 from tfds_builders.source import Checks, Listing, Reference, Source
 
 SHARDS = 2

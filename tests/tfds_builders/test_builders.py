@@ -22,13 +22,14 @@ from tests.factories import (
     write_mot,
     write_yolo,
 )
-from tfds_builders.builders import Running, SourceBuilder
+from tfds_builders.builders import SourceBuilder
 from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.pairing import PairOptions
 from tfds_builders.planning import PlanOptions, plan_shards
+from tfds_builders.running import Running
 
 
 def digests(path: Path) -> dict[str, str]:

@@ -14,10 +14,11 @@ from dataflow.prepared import METRICS, PreparedDataset
 from tests.factories import Picture, Thing, write_mot
 from tests.object_stores import object_store
 from tests.tfds_builders.dataflow_service import Service, dataflow_service
-from tfds_builders.builders import Running, SourceBuilder
+from tfds_builders.builders import SourceBuilder
 from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.pairing import PairOptions
+from tfds_builders.running import Running
 
 IMAGE = "registry.example/shardbox:test"
 

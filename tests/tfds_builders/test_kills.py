@@ -31,7 +31,7 @@ from tests.tfds_builders.killed_builds import (
     run,
 )
 from tests.tfds_builders.portable import end_session, external, loopback, members, time_limit, wait_until
-from tfds_builders.builders import Running
+from tfds_builders.running import Running
 
 MULTI = Running("FnApiRunner", ("--direct_running_mode=multi_processing", "--direct_num_workers=2"))
 ORPHANS_S = 30.0

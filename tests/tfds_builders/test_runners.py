@@ -22,12 +22,13 @@ from tests.factories import Picture, logical_dataset, photograph, write, write_m
 from tests.tfds_builders.light_environment import make_light_environment
 from tests.tfds_builders.portable import external, loopback, time_limit
 from tests.tfds_builders.shaken_frames import write_scenes
-from tfds_builders.builders import IngestOptions, Running, SourceBuilder
+from tfds_builders.builders import IngestOptions, SourceBuilder
 from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.pairing import PairOptions
 from tfds_builders.planning import PlanOptions
+from tfds_builders.running import Running
 
 LIMIT_S = 120.0
 KINDS = ("images", "pairs", "differences", "aligned")

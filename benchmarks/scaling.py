@@ -1,0 +1,123 @@
+"""How a job scales: measured with one and two workers here, simulated for up to a thousand.
+
+    python benchmarks/scaling.py [--measure] [--json]
+
+The simulation hands shards to workers as they become free, which is what Beam's runners do after the reshuffle. It
+assumes: images cost what `--ms` says (docs/scale.md), a worker's speed is lognormal (`SPREAD`), a share of workers
+straggles at a third of the speed, workers start one after another within `START_S`, and around the shards the launcher
+plans and finishes alone, at what benchmarks/scale.py measures for an image. No failures, no network limit.
+`--measure` prepares made photographs by Beam in processes, one and two of them: the same work (strong scaling), and
+twice the work for twice the workers (weak).
+"""
+
+import heapq
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from measuring import parser, report
+
+WORKERS = (1, 10, 100, 300, 1000)
+SPREAD = 0.15  # sigma of the logarithm of a worker's speed
+STRAGGLERS = 0.01  # of the workers, at a third of the speed
+START_S = 180.0  # until the last worker of a cloud is up
+LAUNCHER_MS = 0.030  # listing, planning, duplicates and the manifest, ms an image (benchmarks/scale.py)
+
+
+def simulate(images: int, shards: int, workers: int, ms: float, seed: int = 0) -> dict[str, float]:
+    """Seconds of the whole job and of its parts; efficiency is the share of paid worker time that computes."""
+    rng = np.random.default_rng(seed)
+    slow = np.where(rng.random(workers) < STRAGGLERS, 3.0, 1.0)
+    pace = np.exp(rng.normal(0.0, SPREAD, workers)) * slow
+    pace *= np.mean(1.0 / pace)  # Workers are as fast as the one that was measured, on average.
+    # A hash deals images to shards: binomial, nearly Poisson.
+    sizes = rng.multinomial(images, np.full(shards, 1.0 / shards))
+    start = np.sort(rng.uniform(0.0, START_S, workers)) if workers > 1 else np.zeros(1)
+    free = [(float(begin), number) for number, begin in enumerate(start)]
+    heapq.heapify(free)
+    end = 0.0
+    for size in sizes:
+        begin, number = heapq.heappop(free)
+        done = begin + size * ms / 1e3 * pace[number]
+        end = max(end, done)
+        heapq.heappush(free, (done, number))
+    work, launcher = images * ms / 1e3, images * LAUNCHER_MS / 1e3
+    return {
+        "shards": shards,
+        "workers_s": end,
+        "launcher_s": launcher,
+        "total_s": end + launcher,
+        "speed_up": (work + launcher) / (end + launcher),
+        "efficiency": work / (end * workers),
+    }
+
+
+def measure(workers: int, photographs: int, folder: Path) -> dict[str, float]:
+    """Seconds and CPU seconds of an ingestion in so many processes, its start left out of neither."""
+    source = folder / f"source-{photographs}"
+    if not source.exists():
+        make_photographs(source, photographs)
+    options = [f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing"]
+    words = ["ingest", str(source), "--format", "yolo", "--shards", "16", "--out", str(folder / str(time.time_ns()))]
+    command = [sys.executable, "-m", "trainers.cli", *words, "--", *options]
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": time.perf_counter() - start, "cpu_s": cpu, "load": os.getloadavg()[0]}
+
+
+def make_photographs(source: Path, count: int) -> None:
+    """A YOLO source of JPEGs of about 90 kB: smooth noise, 640 x 480, each another."""
+    import cv2
+
+    rng = np.random.default_rng(0)
+    for name in ("images", "labels"):
+        (source / name).mkdir(parents=True)
+    (source / "classes.txt").write_text("thing\n")
+    for number in range(count):
+        coarse = rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)
+        cv2.imwrite(str(source / "images" / f"{number:06d}.jpg"), cv2.resize(coarse, (640, 480)), [1, 90])
+        (source / "labels" / f"{number:06d}.txt").write_text("0 0.5 0.5 0.4 0.4\n" * 7)
+
+
+def main() -> None:
+    options = parser(__doc__ or "")
+    options.add_argument("--ms", type=float, default=1.27, help="milliseconds an image on one core (default: ingest)")
+    options.add_argument("--measure", action="store_true", help="measure one and two workers here, too")
+    options.add_argument("--photographs", type=int, default=2000)
+    chosen = options.parse_args()
+    rows: dict[str, dict[str, float]] = {}
+    for images in (10**6, 10**8, 10**9):
+        # Shards of 128 MiB: as many as ingest makes of photographs of 100 kB.
+        for workers in WORKERS:
+            shards = 2 ** max(0, int(np.ceil(np.log2(images * 1e5 / 2**27))))
+            rows[f"{images:.0e} images, {workers} workers"] = simulate(images, shards, workers, chosen.ms)
+    ratios = {f"speed_up_{name.replace(' ', '_').replace(',', '')}": row["speed_up"] for name, row in rows.items()}
+    if chosen.measure:
+        with tempfile.TemporaryDirectory() as name:
+            for workers, scale in ((1, 1), (2, 1), (2, 2)) * 3:
+                row = measure(workers, chosen.photographs * scale, Path(name))
+                best = rows.get(f"measured: {workers} workers, {chosen.photographs * scale} images", row)
+                rows[f"measured: {workers} workers, {chosen.photographs * scale} images"] = min(
+                    row, best, key=lambda each: each["seconds"]
+                )
+        one, strong, weak = [rows[key] for key in rows if key.startswith("measured")]
+        ratios |= {
+            "strong_speed_up_2_vs_1": one["seconds"] / strong["seconds"],
+            "weak_efficiency_2_vs_1": one["seconds"] / weak["seconds"],
+            "cpu_2_vs_1": strong["cpu_s"] / one["cpu_s"],
+        }
+    if not chosen.json:
+        for name, row in rows.items():
+            print(f"{name:40}" + "  ".join(f"{key} {value:,.2f}" for key, value in row.items()))
+    report("scaling", rows, ratios, as_json=True)
+
+
+if __name__ == "__main__":
+    main()

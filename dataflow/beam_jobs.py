@@ -20,8 +20,8 @@ from types import MappingProxyType
 from typing import Any
 
 from dataflow.errors import DataRefusedError, MissingExtraError, UsageError
-from dataflow.paths import REQUESTS, is_cloud, location, remove_tree, whole_file
-from dataflow.prepared import METRICS as METRICS_FILE
+from dataflow.job_metrics import TIMES, save_metrics, save_times
+from dataflow.paths import REQUESTS, is_cloud, location, remove_tree
 from dataflow.runners import Check, Submission, default_arguments, submission_checks
 from dataflow.shards import Outcome, ShardFormat, ShardKey, ShardResult, load_results, save_result, write_shard
 from dataflow.step_times import StepTimes
@@ -43,7 +43,6 @@ except ImportError as error:
 
 DEFAULT_RUNNER = "FnApiRunner"
 _RESULTS = ".results"
-_TIMES = ".times"
 _PLAN = ".plan"
 _SHARDS = "shards"
 METRICS = "shardbox"
@@ -131,8 +130,7 @@ class _WriteShard(beam.DoFn):  # type: ignore[misc]
             times = StepTimes()
             result = write_shard(self._directory, self._shard_format, key, self._outcomes(lines), times)
             # Before the result, which says that the shard is done.
-            with whole_file(self._directory / _TIMES / f"{result.file}.json") as partial:
-                partial.write_text(json.dumps(times.steps), encoding="ascii")
+            save_times(times, self._directory, result)
             save_result(result, self._directory / _RESULTS)
             _measure(result, times)
         return iter(())
@@ -273,7 +271,7 @@ def run_shard_job(
     """
     options = pipeline_options(runner, arguments)
     results = directory / _RESULTS
-    times = directory / _TIMES
+    times = directory / TIMES
     for folder in (results, times):
         folder.mkdir()
     write_plan(job, directory)
@@ -292,29 +290,6 @@ def run_shard_job(
 def results_so_far(directory: Path) -> list[ShardResult]:
     """The results of those shards that a job which nobody waits for any longer has written, by split and index."""
     return load_results(directory / _RESULTS)
-
-
-def save_metrics(
-    work: Path, directory: Path, written: Sequence[ShardResult], runner: str, seconds: float | None
-) -> None:
-    """Leave `metrics.json` in `directory`: what the job in `work` did and what took how long, of what it wrote anew.
-
-    `seconds` are those of the whole job, None where nobody saw its end.
-
-    Not in the manifest: this is another for each run, and all other files are to be the same.
-    """
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        counted = list(pool.map(lambda path: json.loads(path.read_text()), (work / _TIMES).glob("*.json")))
-    metrics = {
-        "runner": runner,
-        "seconds": None if seconds is None else round(seconds, 3),
-        "shards_written": len(written),
-        "images_prepared": sum(result.count for result in written),
-        "images_quarantined": sum(len(result.quarantined) for result in written),
-        "bytes_written": sum(result.num_bytes for result in written),
-        "milliseconds_an_image": StepTimes().merge(counted).summary(),
-    }
-    (directory / METRICS_FILE).write_text(json.dumps(metrics, indent=1), encoding="ascii")
 
 
 @contextlib.contextmanager

@@ -327,6 +327,9 @@ def upload_files(folder: Path, target: Path) -> None:
 
 def remove_tree(path: Path, last: str = "") -> None:
     """Remove a directory and all below it; the entry named `last` goes when all else has gone."""
+    if not is_cloud(path) and not last:
+        shutil.rmtree(path)
+        return
     if not is_cloud(path):
         for entry in path.iterdir():
             if entry.name == last:
@@ -335,8 +338,7 @@ def remove_tree(path: Path, last: str = "") -> None:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
-        if last:
-            (path / last).unlink(missing_ok=True)
+        (path / last).unlink(missing_ok=True)
         path.rmdir()
         return
     names = [name for name in objects_below(path) if name != last]

@@ -298,3 +298,15 @@ def split_infos(results: Iterable[ShardResult], shard_format: ShardFormat, direc
         )
         for split, shards in by_split.items()
     ]
+
+
+def manifest_splits(results: Iterable[ShardResult]) -> dict[str, Any]:
+    """What the manifest says of splits and their shards."""
+    splits: dict[str, Any] = {}
+    for result in results:
+        split = splits.setdefault(result.split, {"count": 0, "shards": []})
+        split["count"] += result.count
+        split["shards"].append(
+            {"file": result.file, "count": result.count, "bytes": result.num_bytes, "digest": result.digest}
+        )
+    return splits

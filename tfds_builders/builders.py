@@ -23,7 +23,7 @@ from dataflow.paths import is_cloud, upload_files
 from dataflow.prepared import MANIFEST, PreparedDataset
 from dataflow.progress import watch_directory
 from dataflow.schema import SCHEMA_VERSION, build_features
-from dataflow.shards import FileFormat, ShardFormat, ShardResult, fingerprint, split_infos
+from dataflow.shards import FileFormat, ShardFormat, ShardResult, fingerprint, manifest_splits, split_infos
 from dataflow.splits import FrameRanges
 from tfds_builders.audit.files import write_audit
 from tfds_builders.corrections import Corrections, kept_corrections, save_corrections, unknown_images
@@ -288,7 +288,7 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
                     shard_format.categories.names, shard_format.categories.source_ids, strict=True
                 )
             ],
-            "splits": _manifest_splits(results),
+            "splits": manifest_splits(results),
             **self._origin(),
             **self._tell_more(directory, results),
         }
@@ -398,14 +398,3 @@ def _earlier_seed(target: Path) -> int | None:
     path = target / MANIFEST
     seed = json.loads(path.read_text(encoding="utf-8")).get("options", {}).get("seed") if path.is_file() else None
     return seed if isinstance(seed, int) else None
-
-
-def _manifest_splits(results: Sequence[ShardResult]) -> dict[str, Any]:
-    splits: dict[str, Any] = {}
-    for result in results:
-        split = splits.setdefault(result.split, {"count": 0, "shards": []})
-        split["count"] += result.count
-        split["shards"].append(
-            {"file": result.file, "count": result.count, "bytes": result.num_bytes, "digest": result.digest}
-        )
-    return splits

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from dataflow.paths import location
-from trainers.options import TOOLS, add_command
+from trainers.options import TOOLS, add_command, local_path
 
 _MODULE = "trainers.analysis_commands"
 _COMPARING = "trainers.comparing_commands"
@@ -13,10 +12,10 @@ _COMPARING = "trainers.comparing_commands"
 def _add_evaluate(commands: Any) -> None:
     parser = add_command(commands, _MODULE, "evaluate", "Compare predictions with the truth", "prepared dataset")
     parser.add_argument(
-        "--predictions", type=location, required=True, metavar="DIR", help="directory that predict wrote"
+        "--predictions", type=local_path, required=True, metavar="DIR", help="directory that predict wrote"
     )
     parser.add_argument(
-        "--out", type=location, required=True, metavar="DIR", help="directory for report.html, report.json"
+        "--out", type=local_path, required=True, metavar="DIR", help="directory for report.html, report.json"
     )
     parser.add_argument("--split", help="split to evaluate (default: the one that was predicted)")
 
@@ -26,10 +25,10 @@ def _add_compare(commands: Any) -> None:
         commands, _COMPARING, "compare", "Say what runs do better and worse than the first of them", "prepared dataset"
     )
     parser.add_argument(
-        "--predictions", type=Path, nargs="+", required=True, metavar="DIR", help="directories that predict wrote"
+        "--predictions", type=local_path, nargs="+", required=True, metavar="DIR", help="directories that predict wrote"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="directory for compare.html, compare.json"
+        "--out", type=local_path, required=True, metavar="DIR", help="directory for compare.html, compare.json"
     )
     parser.add_argument("--split", help="split to compare on (default: the one that was predicted)")
     parser.add_argument(
@@ -48,7 +47,7 @@ def _add_explain_map(commands: Any) -> None:
         "prepared dataset",
     )
     parser.add_argument(
-        "--predictions", type=location, required=True, metavar="DIR", help="directory that predict wrote"
+        "--predictions", type=local_path, required=True, metavar="DIR", help="directory that predict wrote"
     )
     parser.add_argument("--split", help="split to evaluate (default: the one that was predicted)")
     parser.add_argument(
@@ -56,7 +55,7 @@ def _add_explain_map(commands: Any) -> None:
         help="what the other tool gave, with all its digits: AP, AP50, AP75, APs, APm or APl; may be repeated",
     )  # fmt: skip
     parser.add_argument(
-        "--torchmetrics", type=location, metavar="FILE", help="JSON of what MeanAveragePrecision.compute() gave"
+        "--torchmetrics", type=local_path, metavar="FILE", help="JSON of what MeanAveragePrecision.compute() gave"
     )
     parser.add_argument(
         "--tool", choices=TOOLS, help="which tool gave the figures: its convention is where the search starts"
@@ -68,7 +67,7 @@ def _add_browse(commands: Any) -> None:
         commands, _MODULE, "browse", "Store truth and predictions in FiftyOne and open its App", "prepared dataset"
     )
     parser.add_argument(
-        "--predictions", type=location, nargs="*", default=[], metavar="DIR", help="directories that predict wrote"
+        "--predictions", type=local_path, nargs="*", default=[], metavar="DIR", help="directories that predict wrote"
     )
     parser.add_argument("--split", help="split to browse (default: the one that was predicted, else validation)")
     parser.add_argument("--name", help="name of the FiftyOne dataset (default: after DATASET)")
@@ -86,7 +85,7 @@ def _add_browse(commands: Any) -> None:
 
 def _add_demo(commands: Any) -> None:
     parser = add_command(commands, _MODULE, "demo", "Run every stage on a small set of generated before/after scenes")
-    parser.add_argument("--out", type=location, default=Path("demo"), metavar="DIR", help="directory (default: demo)")
+    parser.add_argument("--out", type=local_path, default=Path("demo"), metavar="DIR", help="directory (default: demo)")
 
 
 ADD_COMMANDS = (_add_evaluate, _add_compare, _add_explain_map, _add_browse, _add_demo)

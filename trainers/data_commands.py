@@ -10,7 +10,7 @@ from typing import Any
 
 from dataflow.errors import UsageError
 from dataflow.findings import Finding
-from dataflow.paths import is_cloud
+from dataflow.paths import is_cloud, local_directory
 from dataflow.splits import FrameRanges, Splits, parse_splits
 
 _SHOWN_FINDINGS = 10
@@ -49,13 +49,17 @@ def _dataset_name(wanted: str | None, path: Path) -> str:
 
 
 def ingest(arguments: Namespace) -> dict[str, Any]:
-    """`shardbox ingest`: any source format to a prepared dataset."""
+    """`shardbox ingest`: any source format to a prepared dataset. One in an object store is copied here first."""
+    with local_directory(_existing(arguments.source, "the source")) as source_path:
+        return _ingest(arguments, source_path)
+
+
+def _ingest(arguments: Namespace, source_path: Path) -> dict[str, Any]:
     from tfds_builders.builders import SourceBuilder
     from tfds_builders.choices import open_source, recognise
     from tfds_builders.ingest_options import IngestOptions, listed_options
     from tfds_builders.planning import PlanOptions
 
-    source_path = _existing(arguments.source, "the source")
     if arguments.format == "auto":
         arguments.format = recognise(source_path)
         print(f"{arguments.source} is read as {arguments.format}")

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from dataflow.paths import location
-from trainers.options import EXPORTS, FORMATS, METHODS, MODES, add_command, add_runner, add_task_runner
+from trainers.options import EXPORTS, FORMATS, METHODS, MODES, add_command, add_runner, add_task_runner, local_path
 
 _MODULE = "trainers.data_commands"
 
@@ -34,10 +34,10 @@ def _add_ingest(commands: Any) -> None:
     parser.add_argument("--out", type=location, required=True, metavar="DIR", help="the dataset goes to DIR/NAME/1.0.0")
     parser.add_argument("--name", help="name of the dataset (default: after SOURCE)")
     parser.add_argument("--names", help="class names a,b,c where SOURCE has none")
-    parser.add_argument("--images", type=location, metavar="DIR", help="coco: where the images are")
+    parser.add_argument("--images", type=local_path, metavar="DIR", help="coco: where the images are")
     parser.add_argument(
         "--relabel",
-        type=location,
+        type=local_path,
         nargs="+",
         default=[],
         metavar="FILE",
@@ -140,7 +140,7 @@ def _add_export(commands: Any) -> None:
         commands, _MODULE, "export", "Turn a prepared dataset into an annotation format", "prepared dataset"
     )
     parser.add_argument("--format", choices=EXPORTS, required=True, help="what to write")
-    parser.add_argument("--out", type=location, required=True, metavar="DIR", help="directory to write")
+    parser.add_argument("--out", type=local_path, required=True, metavar="DIR", help="directory to write")
     parser.add_argument("--split", help="split to export (default: all)")
 
 
@@ -165,7 +165,7 @@ def _add_doctor(commands: Any) -> None:
 
 def _add_stats(commands: Any) -> None:
     parser = add_command(commands, _MODULE, "stats", "Count what a prepared dataset holds", "prepared dataset")
-    parser.add_argument("--out", type=location, metavar="DIR", help="directory for stats.html and stats.json")
+    parser.add_argument("--out", type=local_path, metavar="DIR", help="directory for stats.html and stats.json")
     add_task_runner(parser)
 
 

@@ -3,9 +3,10 @@
 import argparse
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from dataflow.paths import location
+from dataflow.paths import is_cloud, location
 
 Command = Callable[[argparse.Namespace], dict[str, Any]]
 MODES = ("absolute", "signed", "grey", "threshold", "ssim")
@@ -13,6 +14,13 @@ METHODS = ("none", "phase", "features", "ecc")
 TOOLS = ("pycocotools", "torchmetrics", "fiftyone", "ultralytics", "voc")
 FORMATS = ("yolo", "coco", "voc", "mot", "virat", "labelme", "cvat", "pairs")
 EXPORTS = (*FORMATS, "detectron2")
+
+
+def local_path(text: str) -> Path:
+    """A path of this machine, for what is not read from or written to object stores."""
+    if is_cloud(location(text)):
+        raise argparse.ArgumentTypeError(f"{text} is in an object store: name a directory of this machine, and copy it")
+    return Path(text)
 
 
 def _command(module: str, name: str) -> Command:

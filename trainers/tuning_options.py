@@ -1,9 +1,8 @@
 """Options of the commands that come before a long training."""
 
-from pathlib import Path
 from typing import Any
 
-from trainers.options import add_command
+from trainers.options import add_command, local_path
 from trainers.training_options import add_training_options
 
 _MODULE = "trainers.tuning_commands"
@@ -20,7 +19,9 @@ def _add_preflight(commands: Any) -> None:
 def _add_tune(commands: Any) -> None:
     parser = add_command(commands, _MODULE, "tune", "Search for better values of a recipe", "prepared dataset")
     add_training_options(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the search, to go on in")
+    parser.add_argument(
+        "--out", type=local_path, required=True, metavar="DIR", help="directory of the search, to go on in"
+    )
     parser.add_argument(
         "--trials", type=int, default=20, metavar="N", help="trainings, ended early or not (default 20)"
     )
@@ -43,7 +44,7 @@ def _add_tune(commands: Any) -> None:
         help="what to vary, again for more: learning_rate=1e-4..1e-2, batch_size=4,8,16, augment=true,false (default: "
         "what is usual for the recipe)",
     )
-    space.add_argument("--space", type=Path, metavar="FILE", help="the same as a YAML file of NAME: VALUES")
+    space.add_argument("--space", type=local_path, metavar="FILE", help="the same as a YAML file of NAME: VALUES")
 
 
 ADD_COMMANDS = (_add_preflight, _add_tune)

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.engines.parts import FLINK, flink_libraries, job_server
 from tests.tfds_builders.portable import free_port, service, started, wait_until, worker_pool
-from tfds_builders.builders import Running
+from tfds_builders.running import Running
 
 START_S = 90.0
 SLOTS = 2

@@ -13,9 +13,10 @@ from tests.engines.flink import Cluster, flink_cluster
 from tests.factories import Picture, logical_dataset, write, write_yolo
 from tests.tfds_builders.faulty_sources import Poisoned, Slow, Vanishing
 from tests.tfds_builders.portable import time_limit, wait_until
-from tfds_builders.builders import IngestOptions, Running, SourceBuilder
+from tfds_builders.builders import IngestOptions, SourceBuilder
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.planning import PlanOptions
+from tfds_builders.running import Running
 from tfds_builders.source import Source
 
 pytestmark = [pytest.mark.engines, pytest.mark.slow]

@@ -154,7 +154,7 @@ UPDATES: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
     "between the renames": (Path, "rename", _then_die),
     "after the renames": (Path, "rename", lambda function: _then_die(function, 2)),
     "new one unsigned": (directory, "unsign", _then_die),
-    "old one half removed": (Path, "unlink", lambda function: _then_die(function, 4)),
+    "old one half removed": (Path, "unlink", lambda function: _then_die(function, 5)),
     "update done": (directory, "_remove", _then_die),
 }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dataflow.prepared import PreparedDataset
+from dataflow.prepared import METRICS, PreparedDataset
 from tests.engines.flink import Cluster, flink_cluster
 from tests.engines.parts import job_server, prism
 from tests.tfds_builders.light_environment import make_light_environment
@@ -40,7 +40,8 @@ def made(case: str, out: Path, pairs: Path | None, running: Running = Running())
 
 def files(path: Path) -> dict[str, bytes]:
     """Every file of a dataset, hidden ones too."""
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+    found = (file for file in sorted(path.rglob("*")) if file.is_file() and file.name != METRICS)
+    return {str(file.relative_to(path)): file.read_bytes() for file in found}
 
 
 @pytest.fixture(scope="module")

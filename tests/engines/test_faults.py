@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dataflow.prepared import PreparedDataset
+from dataflow.prepared import METRICS, PreparedDataset
 from dataflow.worker_failures import WorkerFailedError
 from tests.engines.flink import Cluster, flink_cluster
 from tests.factories import Picture, logical_dataset, write, write_yolo
@@ -32,7 +32,8 @@ def build(source: Source, out: Path, running: Running = Running()) -> PreparedDa
 
 def files(path: Path) -> dict[str, bytes]:
     """Every file of a dataset, hidden ones too."""
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+    found = (file for file in sorted(path.rglob("*")) if file.is_file() and file.name != METRICS)
+    return {str(file.relative_to(path)): file.read_bytes() for file in found}
 
 
 @pytest.fixture(scope="module")

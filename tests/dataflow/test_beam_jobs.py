@@ -78,17 +78,22 @@ class Align:
 def test_runners_are_told_what_was_written(tmp_path: Path) -> None:
     made = replace(job(), outcomes=Align())
     write_plan(made, tmp_path)
-    (tmp_path / ".results").mkdir()
+    for folder in (".results", ".times"):
+        (tmp_path / folder).mkdir()
     with beam.Pipeline("FnApiRunner") as pipeline:
         add_job(pipeline, made, tmp_path)
     metrics = pipeline.result.metrics().query()
     counters = {counter.key.metric.name: counter.committed for counter in metrics["counters"]}
-    assert counters == {"images_prepared": 10, "images_quarantined": 3, "pairs_aligned": 10, "pairs_refused": 3}
-    [residuals] = metrics["distributions"]
     results = load_results(tmp_path / ".results")
+    written = sum(result.num_bytes for result in results)
+    images = {"images_prepared": 10, "images_quarantined": 3, "bytes_written": written}
+    assert counters == {**images, "pairs_aligned": 10, "pairs_refused": 3}
+    distributions = {found.key.metric.name: found for found in metrics["distributions"]}
+    assert set(distributions) == {"alignment_residual_mpx", "encode_us", "write_us"}
+    residuals = distributions["alignment_residual_mpx"]
     means = [round(1000 * r.alignment.residual_sum / r.alignment.aligned) for r in results if r.alignment]
     said = residuals.committed
-    assert residuals.key.metric.name == "alignment_residual_mpx" and len(means) == 4
+    assert len(means) == 4
     assert (said.count, said.sum, said.min, said.max) == (4, sum(means), min(means), max(means))
 
 
@@ -102,7 +107,7 @@ def test_order_of_shards_does_not_matter(tmp_path: Path) -> None:
 
 def test_a_plan_of_nothing_is_a_job_of_nothing(tmp_path: Path) -> None:
     assert run_shard_job(replace(job(), inputs={}, expected=0), tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [METRICS]
 
 
 def test_several_processes_write_the_same_shards(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ from tests.engines.flink import Cluster, flink_cluster
 from tests.engines.parts import job_server, prism
 from tests.tfds_builders.light_environment import make_light_environment
 from tests.tfds_builders.portable import ROOT, external, time_limit, worker_pool
-from tfds_builders.builders import DifferencesBuilder, IngestOptions, SourceBuilder
+from tfds_builders.builders import SourceBuilder
+from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo
+from tfds_builders.ingest_options import IngestOptions
 from tfds_builders.pairing import PairOptions
 from tfds_builders.planning import PlanOptions
 from tfds_builders.running import Running

@@ -70,12 +70,11 @@ def _export_tags(arguments: Namespace, dataset: Any) -> dict[str, Any]:
 
 def demo(arguments: Namespace) -> dict[str, Any]:
     """`shardbox demo`: every stage on generated scenes."""
-    from trainers.cli import build_parser
+    from trainers.cli import parse
     from trainers.demo import run_demo
 
     def run(words: list[str]) -> dict[str, Any]:
-        parsed = build_parser().parse_args(words)
-        parsed.runner_arguments = ()
+        parsed = parse(words)
         result: dict[str, Any] = parsed.command(parsed)
         return result
 

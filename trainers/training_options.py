@@ -31,6 +31,7 @@ def _add_train(commands: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="look first at what would go wrong (default: before 500 steps or more)",
     )
+    _add_watching(parser)
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:

@@ -26,7 +26,8 @@ _COLOURS = {
 
 def save_views(stored: Any) -> None:
     """Save, or bring up to date, the views of what is stored; those that would show nothing are left out."""
-    runs = stored_info(stored)["runs"]
+    # What version 0.2.0 stored has no such scores, until the same run is stored again.
+    runs = {field: run for field, run in stored_info(stored)["runs"].items() if "sure" in run}
     if runs:
         _save(stored, CONFIDENT, _confident(stored, runs), "What counts at the score of each run's best F1")
         _save(stored, SUSPECTS, _suspects(stored, runs), "Where sure detections of any run disagree with the truth")

@@ -139,7 +139,7 @@ def test_the_command_tells(align: Method, tmp_path: Path, capsys: pytest.Capture
     dataset = pairs(tmp_path)
     words = ["diff", str(dataset.path), "--out", str(tmp_path / "out"), "--name", "d", "--align", align]
     assert main(words) == 0
-    *_, line, last = capsys.readouterr().out.splitlines()
+    *_, line, _, last = capsys.readouterr().out.splitlines()
     expected = {
         "none": "nothing was aligned; the frames of a pair differ by ",
         "features": "aligned by features: 3 pairs (1 affine, 1 identity, 1 translation), 2 refused; residual ",

@@ -114,6 +114,8 @@ def train(
         changes = or_as_it_was(changes, before)
         weights = before["weights"] if weights is None else weights
     recipe = recipe.asked(dataset, split, **changes)
+    if recipe.watch is not None:
+        dataset.check_split(recipe.watch.split)
     plan = Plan(recipe, seed, split, recipe.weights if weights is None else weights)
     if resume:
         plan = _resumed(out, plan, dataset)

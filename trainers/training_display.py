@@ -13,6 +13,15 @@ from dataflow.progress import Progress
 from dataflow.tensorflow_runtime import load_tensorflow
 
 _EVALUATED = "eval_"
+_NO_CURVES = (
+    "epoch",
+    "total_flos",
+    "train_loss",
+    "train_runtime",
+    "train_samples_per_second",
+    "train_steps_per_second",
+)
+"""What `Trainer` logs beside the curves: the step in another unit, and its own summary of the whole training."""
 
 
 class ProgressLines(TrainerCallback):
@@ -43,17 +52,20 @@ class ProgressLines(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Renew the line."""
         if self._progress is not None:
-            note = f"step {self._before + state.global_step} of {self._steps}"
-            if not math.isnan(self._loss):  # Not logged yet.
-                note += f", loss {self._loss:.3g}"
-            if self._figures:
-                note += f", {self._figures}"
-            self._progress.update((state.global_step - self._first) * self._batch_size, note)
+            self._progress.update((state.global_step - self._first) * self._batch_size, self._note(state))
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Leave the line."""
+        """Leave the line, with what was evaluated last."""
         if self._progress is not None:
-            self._progress.close((state.global_step - self._first) * self._batch_size)
+            done = (state.global_step - self._first) * self._batch_size
+            self._progress.update(done, self._note(state))
+            self._progress.close(done)
+
+    def _note(self, state: TrainerState) -> str:
+        note = f"step {self._before + state.global_step} of {self._steps}"
+        if not math.isnan(self._loss):  # Not logged yet.
+            note += f", loss {self._loss:.3g}"
+        return note + (f", {self._figures}" if self._figures else "")
 
 
 class Board(TrainerCallback):
@@ -75,7 +87,7 @@ class Board(TrainerCallback):
         if not state.is_world_process_zero:
             return
         for name, value in (logs or {}).items():
-            if isinstance(value, int | float):
+            if isinstance(value, int | float) and name not in _NO_CURVES:
                 evaluated = name.startswith(_EVALUATED)
                 tag = f"eval/{name.removeprefix(_EVALUATED)}" if evaluated else f"train/{name}"
                 self._writer.add_scalar(tag, value, self.before + state.global_step)

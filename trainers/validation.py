@@ -28,6 +28,8 @@ from trainers.watch import Watch
 
 _SHOWN_SCORE = 0.3
 """Detections below it are not drawn: most of the hundred that average precision wants are."""
+_SHOWN_EDGE = 640
+"""Pixels of a picture's longer edge, about: a small image is magnified, or lines and scores would cover it."""
 _TRUTH, _FOUND = "lime", "red"
 
 Show = Callable[[str, Tensor, int], None]
@@ -139,19 +141,22 @@ def _known(figures: Mapping[str, float | None]) -> dict[str, float]:
 def draw(batch: Batch, index: int, detections: Detections) -> Tensor:
     """What a detector is shown of an image, (3, h, w) uint8, with the objects in it in green and its detections in red.
 
-    Two images that it is shown stand beside each other, each with all boxes.
+    Two images that it is shown stand beside each other, each with all boxes. Small ones are magnified.
     """
     size = batch.sizes[index]
     height, width = size.tolist()
+    factor = max(1, _SHOWN_EDGE // max(height, width))
     pixels = batch.pixel_values[index, :, :height, :width]
-    sure = (detections.scores >= _SHOWN_SCORE).cpu()
-    truth = cxcywh_to_xyxy(batch.targets[index].boxes, size)
-    found = cxcywh_to_xyxy(detections.boxes.float().cpu()[sure], size)
+    pixels = pixels.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
+    sure = (detections.scores >= _SHOWN_SCORE).nonzero().flatten().flip(0).cpu()  # The surest is drawn last.
+    truth = cxcywh_to_xyxy(batch.targets[index].boxes, size * factor)
+    found = cxcywh_to_xyxy(detections.boxes.float().cpu()[sure], size * factor)
     labels = [f"{score:.2f}" for score in detections.scores.cpu()[sure].tolist()]
     drawn = []
     for image in torch.split(pixels, 3):
-        with_truth = draw_bounding_boxes(image, _ordered(truth), colors=_TRUTH, width=2)
-        drawn.append(draw_bounding_boxes(with_truth, _ordered(found), labels=labels, colors=_FOUND))
+        # Drawing warns where there is nothing to draw.
+        shown = draw_bounding_boxes(image, _ordered(found), labels=labels, colors=_FOUND) if len(found) else image
+        drawn.append(draw_bounding_boxes(shown, _ordered(truth), colors=_TRUTH, width=2) if len(truth) else shown)
     return torch.cat(drawn, dim=2)
 
 

@@ -120,12 +120,25 @@ def whole(dataset: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) ->
     return cache(lambda name: gradients(dataset, BUILDERS[name], out, 1))
 
 
-@pytest.mark.parametrize(("name", "parts"), [*((name, 2) for name in BUILDERS), ("fcos", 4), ("detr", 4)])
+QUICK = ("fcos", "detr", "rt_detr_v2")
+"""One of each way to divide a loss; the others are slow together."""
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        *(pytest.param(name, 2, marks=() if name in QUICK else pytest.mark.slow) for name in BUILDERS),
+        *(pytest.param(name, 4, marks=pytest.mark.slow) for name in ("fcos", "detr")),
+    ],
+)
 def test_parts_have_the_gradient_of_the_whole(name: str, parts: int, whole, dataset, tmp_path: Path) -> None:
     assert distance(whole(name), gradients(dataset, BUILDERS[name], tmp_path, parts)) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["fcos", "detr", "conditional_detr"])
+@pytest.mark.parametrize(
+    "name",
+    ["fcos", pytest.param("detr", marks=pytest.mark.slow), pytest.param("conditional_detr", marks=pytest.mark.slow)],
+)
 def test_the_mean_of_the_parts_is_another(name: str, whole, dataset, tmp_path: Path, monkeypatch) -> None:
     """What the numbers are for: with each part divided by its own, the gradient is far off."""
     monkeypatch.setattr(DetectionTrainer, "_share_of_whole", lambda self, outputs, inputs: outputs.loss)

@@ -148,7 +148,9 @@ def test_the_curves_of_a_staged_run_go_on_from_stage_to_stage(staged: Path) -> N
     assert rates[0] == 0 and rates[1] == pytest.approx(2e-3) and rates[2] == pytest.approx(2e-3)  # It starts again.
 
 
-@pytest.mark.parametrize(("stage", "step"), [(1, 1), (1, 2), (2, 0), (2, 1), (3, 2)])
+@pytest.mark.parametrize(
+    ("stage", "step"), [*(pytest.param(*at, marks=pytest.mark.slow) for at in [(1, 1), (1, 2), (2, 0), (3, 2)]), (2, 1)]
+)
 def test_a_run_stopped_in_any_stage_goes_on_to_the_very_weights(stage, step, staged, dataset, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):

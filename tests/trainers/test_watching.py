@@ -64,7 +64,9 @@ def test_the_model_is_the_average_and_the_checkpoint_goes_on_without_it(watched:
     assert any(not torch.equal(model[name], raw[name]) for name in model)
 
 
-@pytest.mark.parametrize("recipe", [TINY, TINY_DETR], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize(
+    "recipe", [TINY, pytest.param(TINY_DETR, marks=pytest.mark.slow)], ids=lambda recipe: recipe.name
+)
 def test_the_loss_of_a_split_does_not_depend_on_its_batches(recipe, dataset, tmp_path: Path) -> None:
     """It is the one that the whole split would have as one batch."""
     recipe = replace(
@@ -96,7 +98,7 @@ def test_tensorboard_shows_figures_and_the_same_images_again(watched: Path) -> N
     assert events.Tags()["images"] == [f"validation/image{n}" for n in range(3)]
     shown = events.Images("validation/image1")
     assert [event.step for event in shown] == [2, 4, 6]
-    assert (shown[0].width, shown[0].height) == (48, 32)
+    assert (shown[0].width, shown[0].height) == (13 * 48, 13 * 32)  # Small images are magnified.
 
 
 class Stopped(TrainerCallback):
@@ -110,7 +112,7 @@ class Stopped(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("step", [3, 4, 5])
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow), 5])
 def test_a_stopped_run_goes_on_with_average_parts_and_best(step: int, watched: Path, dataset, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
@@ -225,6 +227,7 @@ def test_every_small_recipe_trains_watched_in_bfloat16(make, dataset, tmp_path: 
     assert figures["AP"] == pytest.approx(best, abs=0.05)  # Predicted in float32.
 
 
+@pytest.mark.slow
 def test_stages_average_anew_and_the_best_of_all_is_the_model(dataset, tmp_path: Path) -> None:
     summary = train(dataset, STAGED, tmp_path / "run", watch=Watch(3, pictures=0), ema=0.99)
     assert [int(entry["step"]) for entry in summary.evaluations] == [3, 6, 9]

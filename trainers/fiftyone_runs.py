@@ -36,7 +36,7 @@ def add_run(stored: Any, dataset: PreparedDataset, found: PredictionSet, evaluat
     field = next((name for name, run in runs.items() if run["run_id"] == found.run_id), None)
     field = field or _free_field(stored, found.run_id)
     known = runs.get(field, {})
-    digests = known.get("splits", {}) if "sure" in known else {}  # Version 0.2.0 stored less of a run.
+    digests = known.get("splits", {}) if "sure" in known else {}  # Earlier versions stored less of a run.
     if digests.get(found.split) == found.digest:
         return field
     key = evaluation_key(field)

@@ -26,7 +26,7 @@ _COLOURS = {
 
 def save_views(stored: Any) -> None:
     """Save, or bring up to date, the views of what is stored; those that would show nothing are left out."""
-    # What version 0.2.0 stored has no such scores, until the same run is stored again.
+    # What earlier versions stored has no such scores until the same run is stored again.
     runs = {field: run for field, run in stored_info(stored)["runs"].items() if "sure" in run}
     if runs:
         _save(stored, CONFIDENT, _confident(stored, runs), "What counts at the score of each run's best F1")

@@ -318,11 +318,15 @@ def copy_object(source: Path, target: Path) -> None:
     cast(CloudPath, source).copy(cast(CloudPath, target))
 
 
-def upload_files(folder: Path, target: Path) -> None:
-    """Put the files of a folder of this machine, and of the folders in it, below `target` in an object store."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+def upload_files(folder: Path, target: Path, last: str = "") -> None:
+    """Put what is in a folder of this machine below `target` in an object store, the file named `last` last."""
+    names = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file.is_file()]
     with ThreadPoolExecutor(REQUESTS) as pool:
-        list(pool.map(lambda file: cast(CloudPath, target / file.relative_to(folder).as_posix()).upload(file), files))
+        list(
+            pool.map(lambda name: cast(CloudPath, target / name).upload(folder / name), [n for n in names if n != last])
+        )
+    if last:
+        cast(CloudPath, target / last).upload(folder / last)
 
 
 def remove_tree(path: Path, last: str = "") -> None:

@@ -12,7 +12,7 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     from dataflow.prepared import PreparedDataset
     from trainers.evaluation import evaluate as compare
     from trainers.evaluation_lines import evaluation_lines
-    from trainers.outputs import check_output
+    from trainers.outputs import check_output, made_here
     from trainers.predictions import read_predictions
     from trainers.report import write_report
 
@@ -20,7 +20,8 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     dataset = PreparedDataset(arguments.dataset)
     predictions = read_predictions(arguments.predictions)
     evaluation = compare(dataset, predictions, arguments.split or predictions.split)
-    write_report(evaluation, dataset, predictions, arguments.out)
+    with made_here(arguments.out, "report.json") as out:
+        write_report(evaluation, dataset, predictions, out)
     for line in evaluation_lines(evaluation):
         print(line)
     print(f"written: {arguments.out}; read {arguments.out / 'report.html'}")

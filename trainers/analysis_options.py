@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from dataflow.paths import location
 from trainers.options import TOOLS, add_command, local_path
 
 _MODULE = "trainers.analysis_commands"
@@ -12,10 +13,10 @@ _COMPARING = "trainers.comparing_commands"
 def _add_evaluate(commands: Any) -> None:
     parser = add_command(commands, _MODULE, "evaluate", "Compare predictions with the truth", "prepared dataset")
     parser.add_argument(
-        "--predictions", type=local_path, required=True, metavar="DIR", help="directory that predict wrote"
+        "--predictions", type=location, required=True, metavar="DIR", help="directory that predict wrote"
     )
     parser.add_argument(
-        "--out", type=local_path, required=True, metavar="DIR", help="directory for report.html, report.json"
+        "--out", type=location, required=True, metavar="DIR", help="directory for report.html, report.json"
     )
     parser.add_argument("--split", help="split to evaluate (default: the one that was predicted)")
 
@@ -25,7 +26,7 @@ def _add_compare(commands: Any) -> None:
         commands, _COMPARING, "compare", "Say what runs do better and worse than the first of them", "prepared dataset"
     )
     parser.add_argument(
-        "--predictions", type=local_path, nargs="+", required=True, metavar="DIR", help="directories that predict wrote"
+        "--predictions", type=location, nargs="+", required=True, metavar="DIR", help="directories that predict wrote"
     )
     parser.add_argument(
         "--out", type=local_path, required=True, metavar="DIR", help="directory for compare.html, compare.json"
@@ -47,7 +48,7 @@ def _add_explain_map(commands: Any) -> None:
         "prepared dataset",
     )
     parser.add_argument(
-        "--predictions", type=local_path, required=True, metavar="DIR", help="directory that predict wrote"
+        "--predictions", type=location, required=True, metavar="DIR", help="directory that predict wrote"
     )
     parser.add_argument("--split", help="split to evaluate (default: the one that was predicted)")
     parser.add_argument(
@@ -67,7 +68,7 @@ def _add_browse(commands: Any) -> None:
         commands, _MODULE, "browse", "Store truth and predictions in FiftyOne and open its App", "prepared dataset"
     )
     parser.add_argument(
-        "--predictions", type=local_path, nargs="*", default=[], metavar="DIR", help="directories that predict wrote"
+        "--predictions", type=location, nargs="*", default=[], metavar="DIR", help="directories that predict wrote"
     )
     parser.add_argument("--split", help="split to browse (default: the one that was predicted, else validation)")
     parser.add_argument("--name", help="name of the FiftyOne dataset (default: after DATASET)")

@@ -1,5 +1,6 @@
 """Output directories that appear whole or not at all."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dataflow.errors import UsageError
+from dataflow.paths import cache_directory, is_cloud, upload_files
 
 
 def check_output(out: Path, marker: str, overwrite: bool) -> None:
@@ -80,6 +82,29 @@ def resumable_directory(out: Path, marker: str, key: str) -> Iterator[Path]:
         left = (path for path in work.rglob("*") if path.is_file() and not path.name.startswith("."))
         if next(left, None) is None:
             shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def made_here(out: Path, marker: str) -> Iterator[Path]:
+    """`out`; for one in an object store, a directory of this machine that is put there when the block ends well.
+
+    Its name depends on `out` only, so that unfinished work is found again. The file `marker`, without which nothing
+    reads the directory, is put there last.
+
+    Raises:
+        UsageError: `out` is taken (see `check_output`), or the store cannot be written to.
+    """
+    if not is_cloud(out):
+        yield out
+        return
+    check_output(out, marker, overwrite=False)
+    here = cache_directory() / "unfinished" / hashlib.sha256(str(out).encode()).hexdigest()[:32] / out.name
+    yield here
+    try:
+        upload_files(here, out, last=marker)
+    except UsageError as error:
+        raise UsageError(f"{error}; all of it is in {here}", "copy it there, or remove it and try again") from error
+    shutil.rmtree(here)
 
 
 def _umask() -> int:

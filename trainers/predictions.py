@@ -23,6 +23,7 @@ from typing import Any
 
 from dataflow.boxes import xyxy_to_coco
 from dataflow.errors import DataRefusedError, UsageError
+from dataflow.paths import is_cloud, local_directory, location
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories, Predictions, RecordError
 from dataflow.registration import Method
@@ -142,13 +143,20 @@ def finish_predictions(work: Path, parts: Sequence[Part], dataset: PreparedDatas
 
 
 def read_predictions(path: Path) -> PredictionSet:
-    """The predictions in a directory.
+    """The predictions in a directory, of this machine or in an object store.
 
     Raises:
         UsageError: `path` is no prediction directory.
         DataRefusedError: its files are damaged or do not belong together.
     """
-    path = Path(path)
+    path = location(path)
+    if is_cloud(path) and not (path / DESCRIPTION).is_file():
+        raise UsageError(f"{path} holds no predictions", "give a directory that `shardbox predict` wrote")
+    with local_directory(path) as here:
+        return _read(here)
+
+
+def _read(path: Path) -> PredictionSet:
     if not (path / DESCRIPTION).is_file() or not (path / TABLE).exists():
         what = "holds no predictions" if path.is_dir() else "is no directory"
         raise UsageError(f"{path} {what}", "give a directory that `shardbox predict` wrote")

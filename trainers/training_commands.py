@@ -4,6 +4,7 @@ from argparse import Namespace
 from typing import Any
 
 from dataflow.errors import UsageError
+from dataflow.paths import local_directory
 
 
 def verify_loader(arguments: Namespace) -> dict[str, Any]:
@@ -110,16 +111,19 @@ def predict(arguments: Namespace) -> dict[str, Any]:
     """`shardbox predict`: a prepared dataset and a run to predictions."""
     from dataflow.prepared import PreparedDataset
     from dataflow.shard_tasks import TaskRunner
+    from trainers.outputs import made_here
     from trainers.prediction import predict as predict_split
+    from trainers.predictions import DESCRIPTION
 
-    summary = predict_split(
-        PreparedDataset(arguments.dataset),
-        arguments.run,
-        arguments.out,
-        split=arguments.split,
-        batch_size=arguments.batch_size,
-        running=TaskRunner(arguments.runner, arguments.runner_arguments),
-    )
+    with local_directory(arguments.run) as run, made_here(arguments.out, DESCRIPTION) as out:
+        summary = predict_split(
+            PreparedDataset(arguments.dataset),
+            run,
+            out,
+            split=arguments.split,
+            batch_size=arguments.batch_size,
+            running=TaskRunner(arguments.runner, arguments.runner_arguments),
+        )
     before = f", {summary.images_kept} of them before" if summary.images_kept else ""
     print(f"{summary.detections} detections in {summary.images} images of {arguments.split}{before}")
     if summary.images_damaged:

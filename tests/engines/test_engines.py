@@ -1,4 +1,4 @@
-"""Real photographs and frames by real engines: the same files, byte for byte, as this process makes alone."""
+"""Every job on real photographs and frames by real engines: the files of this process alone, byte for byte."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,10 +7,12 @@ import psutil
 import pytest
 
 from dataflow.prepared import METRICS, PreparedDataset
+from dataflow.shard_tasks import TaskRunner
 from tests.engines.flink import Cluster, flink_cluster
 from tests.engines.parts import job_server, prism
 from tests.tfds_builders.light_environment import make_light_environment
 from tests.tfds_builders.portable import ROOT, external, time_limit, worker_pool
+from tests.trainers.small_runs import write_run
 from tfds_builders.builders import SourceBuilder
 from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.mot import open_mot
@@ -19,25 +21,45 @@ from tfds_builders.ingest_options import IngestOptions
 from tfds_builders.pairing import PairOptions
 from tfds_builders.planning import PlanOptions
 from tfds_builders.running import Running
+from trainers.dataset_statistics import count_dataset
+from trainers.prediction import predict
 
 pytestmark = [pytest.mark.engines, pytest.mark.slow]
 
 LIMIT_S = 300.0
 DATA = ROOT.parent / "shared" / "data"
+PETS = DATA / "pets09_s2l1"
 OPTIONS = IngestOptions(PlanOptions(shards=4))
-CASES = ("photographs", "pairs", "differences")
 SPARK = "local[2]"
+BUILDS = ("photographs", "pairs", "differences")
+CASES = (*BUILDS, "statistics", "predictions")
 
 
-def made(case: str, out: Path, pairs: Path | None, running: Running = Running()) -> PreparedDataset:
-    """coco128 ingested, PETS09-S2L1 ingested as pairs, or the differences of `pairs`."""
+def made(case: str, out: Path, before: dict[str, Path], running: Running | None = None) -> Path:
+    """coco128 ingested, PETS09-S2L1 ingested as pairs, their differences, coco128 counted, or predictions for it.
+
+    Args:
+        case: of `CASES`.
+        out: where it is made.
+        before: what is built on, by case, and the `run`.
+        running: the engine; None for this process.
+    """
+    tasks = TaskRunner() if running is None else TaskRunner(running.runner, running.arguments)
+    running = running or Running()
     with time_limit(LIMIT_S):
-        if case == "differences":
-            assert pairs is not None
-            return DifferencesBuilder(PreparedDataset(pairs), name=case, out=out, running=running).prepare()
-        photographs = case == "photographs"
-        source = open_yolo(DATA / "coco128") if photographs else open_mot(DATA / "pets09_s2l1", PairOptions(10))
-        return SourceBuilder(source, name=case, out=out, options=OPTIONS, running=running).prepare()
+        match case:
+            case "differences":
+                pairs = PreparedDataset(before["pairs"])
+                return DifferencesBuilder(pairs, name=case, out=out, running=running).prepare().path
+            case "statistics":
+                count_dataset(PreparedDataset(before["photographs"]), out / case, tasks)
+                return out / case
+            case "predictions":
+                photographs = PreparedDataset(before["photographs"])
+                predict(photographs, before["run"], out / case, split="train", running=tasks)
+                return out / case
+        source = open_yolo(DATA / "coco128") if case == "photographs" else open_mot(PETS, PairOptions(10))
+        return SourceBuilder(source, name=case, out=out, options=OPTIONS, running=running).prepare().path
 
 
 def files(path: Path) -> dict[str, bytes]:
@@ -54,7 +76,9 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     out = tmp_path_factory.mktemp("local")
     paths: dict[str, Path] = {}
     for case in CASES:
-        paths[case] = made(case, out, paths.get("pairs")).path
+        paths[case] = made(case, out, paths)
+        if case == "photographs":
+            paths["run"] = write_run(out / "run", PreparedDataset(paths[case]))
     return paths
 
 
@@ -91,7 +115,7 @@ def light_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_light_environment(tmp_path_factory.mktemp("light"))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", (*BUILDS, "statistics"))
 def test_workers_without_tensorflow_and_torch(
     case: str, light_python: Path, local: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -99,7 +123,12 @@ def test_workers_without_tensorflow_and_torch(
         check(case, Running("PortableRunner", arguments), local, tmp_path)
 
 
-@pytest.mark.parametrize("case", CASES)
+def test_a_pool_with_torch(local: dict[str, Path], tmp_path: Path) -> None:
+    with external(tmp_path / "pool") as arguments:
+        check("predictions", Running("PortableRunner", arguments), local, tmp_path)
+
+
+@pytest.mark.parametrize("case", (*BUILDS, "statistics"))
 def test_spark(case: str, local: dict[str, Path], tmp_path: Path) -> None:
     jar = job_server("spark")
     with worker_pool(tmp_path / "pool") as pool:
@@ -115,5 +144,5 @@ def test_spark(case: str, local: dict[str, Path], tmp_path: Path) -> None:
 def check(case: str, running: Running, local: dict[str, Path], tmp_path: Path) -> None:
     """The engine makes the files that this process makes."""
     expected = files(local[case])
-    assert len([name for name in expected if ".tfrecord-" in name]) >= 4
-    assert files(made(case, tmp_path / "out", local["pairs"], running).path) == expected
+    assert len(expected) >= {"statistics": 2, "predictions": 3}.get(case, 8)
+    assert files(made(case, tmp_path / "out", local, running)) == expected

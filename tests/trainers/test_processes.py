@@ -91,8 +91,9 @@ class Both(BatchLoader):
 
 LAUNCHERS = {
     "torchrun": ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+    # With `--cpu` it would start several processes by MPI alone; this starts them as torchrun does, GPUs or none.
     "accelerate": (
-        "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+        "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
         "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
     ),
 }  # fmt: skip

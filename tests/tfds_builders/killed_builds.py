@@ -15,16 +15,15 @@ from typing import Any
 import psutil
 
 from dataflow import beam_jobs
-from dataflow.records import Categories
-from dataflow.schema import Kind
 from dataflow.shards import Outcome
+from tests.tfds_builders.faulty_sources import Around
 from tests.tfds_builders.portable import ROOT, end_session
 from tfds_builders import builders, directory, reuse
 from tfds_builders.builders import IngestOptions, SourceBuilder
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.planning import PlanOptions
 from tfds_builders.running import Running
-from tfds_builders.source import Checks, Listing, Reference, Source
+from tfds_builders.source import Checks, Reference, Source
 
 SHARDS = 2
 OPTIONS = IngestOptions(PlanOptions(shards=SHARDS))
@@ -42,33 +41,14 @@ def build(source: Source, out: Path, running: Running = Running(), update: bool 
 
 
 @dataclass(frozen=True)
-class Deadly:
+class Deadly(Around):
     """A source whose worker kills `victim`, or itself where there is none, when a condition holds at an image."""
 
-    inner: Source
     point: str
     victim: int
     launcher: int
     out: Path
     calls: Path
-
-    @property
-    def root(self) -> Path:
-        return self.inner.root
-
-    @property
-    def kind(self) -> Kind:
-        return self.inner.kind
-
-    @property
-    def categories(self) -> Categories:
-        return self.inner.categories
-
-    def scan(self) -> Listing:
-        return self.inner.scan()
-
-    def image_path(self, reference: Reference) -> Path:
-        return self.inner.image_path(reference)
 
     def load(self, reference: Reference, checks: Checks) -> Outcome:
         if not _alive(self.launcher):

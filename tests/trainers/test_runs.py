@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,30 +17,15 @@ from dataflow.padding import TO_LARGEST, Padding, PadToLargest, PadToSize
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Objects
 from dataflow.resize import FixedSize, KeepSize, LongestEdge, Resize, ResizePolicy
-from dataflow.view import View
+from tests.trainers import small_runs
 from tests.trainers.small_sets import square_picture, write_dataset
-from trainers.dense import DenseDetectorConfig, build_dense
 from trainers.prediction import predict, predict_batch
 from trainers.predictions import read_predictions
 from trainers.recipe import Recipe
 from trainers.runs import describe_run, image_processor, load_run, save_model, write_description
 
 SIZES = ((64, 96), (90, 40), (33, 57))
-RECIPE = Recipe(
-    name="tiny",
-    build=partial(
-        build_dense,
-        config=lambda: DenseDetectorConfig(
-            widths=(8, 8, 8, 8), blocks=1, pyramid_channels=32, groups=4, head_convolutions=1, score_threshold=0.0
-        ),
-    ),
-    resize=ResizePolicy(48, 80),
-    batch_size=3,
-    steps=1,
-    learning_rate=1e-3,
-    warm_up_steps=0,
-    view=View("image", None, "none"),
-)
+RECIPE = replace(small_runs.RECIPE, batch_size=3)
 CHOICES: list[tuple[Resize, Padding]] = [
     (ResizePolicy(48, 80), TO_LARGEST),
     (FixedSize(64, 48), TO_LARGEST),

@@ -18,6 +18,14 @@ def printable(text: str) -> str:
         return text.encode("utf-8", "backslashreplace").decode()
 
 
+_LINE_ENDS_AND_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+
+
+def one_line(text: str) -> str:
+    """`text` with its line ends, and what else commands a terminal, as escapes such as \\n."""
+    return text.translate(_LINE_ENDS_AND_CONTROLS)
+
+
 class Code(StrEnum):
     """What can be found in a source. A code never changes its meaning, so that tools may filter by it."""
 
@@ -92,7 +100,7 @@ class Finding:
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
         state = " (repaired)" if self.repaired else ""
-        return f"{place + ': ' if place else ''}{self.code}: {self.value}; {self.remedy}{state}"
+        return one_line(f"{place + ': ' if place else ''}{self.code}: {self.value}; {self.remedy}{state}")
 
 
 @dataclass(frozen=True)

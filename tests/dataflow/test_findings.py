@@ -2,10 +2,11 @@
 
 import json
 import os
+import unicodedata
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dataflow.findings import Audit, Code, Finding, printable, sorted_findings
@@ -36,6 +37,14 @@ def test_any_file_name_can_be_printed(name: bytes) -> None:
 def test_what_cannot_be_printed_is_escaped() -> None:
     assert printable(os.fsdecode(b"caf\xe9 \xc3\xa9")) == "caf\\xe9 é"
     assert printable("\ud800x") == "\\ud800x"
+
+
+@given(text=st.text())
+@example("x\ny\r\u2028\x85\x1b[2J")
+def test_no_text_breaks_the_line_of_a_finding_or_commands_a_terminal(text: str) -> None:
+    shown = str(Finding(Code.IMAGE_MISSING, "error", text, text, "restore the file", line=text))
+    assert len(shown.splitlines()) == 1
+    assert not any(unicodedata.category(character) == "Cc" for character in shown)
 
 
 def test_order_does_not_depend_on_who_reports_first() -> None:

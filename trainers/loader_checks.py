@@ -28,7 +28,7 @@ CheckName = Literal["images", "boxes", "evaluation", "epochs", "order", "resumin
 TOLERANCE_PX = 0.01
 """How far a box may be from where it was after the way to a target and back."""
 MOST_FAILURES = 20
-"""How many failures a check lists."""
+"""How many failures, and notes, a check lists."""
 
 _RESIZE = ResizePolicy(480, 640)
 _FLIP = 0.5
@@ -62,12 +62,16 @@ class ProofOptions:
 
 @dataclass(frozen=True)
 class Check:
-    """One promise: `says` what was looked at and how it should be, `counts` it; `failures` say where it is not so."""
+    """One promise: `says` what was looked at and how it should be, `counts` it; `failures` say where it is not so.
+
+    `notes` are of images that keep the promise, but not as one may think.
+    """
 
     name: CheckName
     says: str
     counts: Mapping[str, float]
     failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -159,8 +163,9 @@ def check_images(subject: Subject) -> tuple[list[Found], list[Check]]:
     broken: list[str] = []
     displaced: list[str] = []
     n_boxes, worst = 0, 0.0
+    loader = subject.loader(Share(), training=False)
     try:
-        for index, (seen, record) in enumerate(_side_by_side(subject)):
+        for index, (seen, record) in enumerate(_side_by_side(subject, loader)):
             image = f"image {record.image_id!r} ({subject.place(index)})"
             if seen.size != record.size:
                 broken.append(f"{image} comes as (height, width) = {seen.size} px, its example says {record.size}")
@@ -181,18 +186,34 @@ def check_images(subject: Subject) -> tuple[list[Found], list[Check]]:
         f"{subject.images} images decode and come once, in the order of the shards, each of the size that its example "
         "says and with all boxes inside"
     )
-    checks = [Check("images", images, {"images": len(found)}, tuple(broken[:MOST_FAILURES]))]
+    counts = {"images": len(found), "damaged": len(loader.damaged), "refused": len(loader.refused)}
+    checks = [Check("images", images, counts, tuple(broken[:MOST_FAILURES]), tuple(_notes(loader)))]
     if not broken:
         boxes = f"{n_boxes} boxes return to the original images within {worst:.2g} px (less than {TOLERANCE_PX} asked)"
-        counts = {"boxes": n_boxes, "largest_error_px": worst}
-        checks.append(Check("boxes", boxes, counts, tuple(displaced[:MOST_FAILURES])))
+        checks.append(
+            Check(
+                "boxes", boxes, {"boxes": n_boxes, "largest_error_px": worst}, failures=tuple(displaced[:MOST_FAILURES])
+            )
+        )
     return found, checks
 
 
-def _side_by_side(subject: Subject) -> Iterator[tuple[_Seen, ImageRecord]]:
+def _notes(loader: BatchLoader) -> Iterator[str]:
+    """Images that the loader shows in part, or without what changed in them."""
+    for what, images in (
+        ("damaged, shown as far as decodable", loader.damaged),
+        ("not aligned, shown without change and objects", loader.refused),
+    ):
+        if images:
+            listed = [f"{image_id!r} ({why})" for image_id, why in islice(sorted(images.items()), MOST_FAILURES)]
+            more = f", and {len(images) - len(listed)} more" if len(images) > len(listed) else ""
+            yield f"{len(images)} {what}: {', '.join(listed)}{more}"
+
+
+def _side_by_side(subject: Subject, loader: BatchLoader) -> Iterator[tuple[_Seen, ImageRecord]]:
     """Every image as the loader gives it for evaluation, and as it is read without it."""
     records = islice(subject.dataset.records(subject.split), subject.images)
-    for index, (seen, record) in enumerate(zip_longest(_each(subject), records)):
+    for index, (seen, record) in enumerate(zip_longest(_each(loader), records)):
         given, stored = (seen.truth.image_id if seen else None), (record.image_id if record else None)
         if given != stored:
             where = subject.place(index)
@@ -204,8 +225,8 @@ def _image(image_id: str | None) -> str:
     return "nothing" if image_id is None else f"image {image_id!r}"
 
 
-def _each(subject: Subject) -> Iterator[_Seen]:
-    for batch in subject.loader(Share(), training=False):
+def _each(loader: BatchLoader) -> Iterator[_Seen]:
+    for batch in loader:
         sizes = batch.original_sizes.tolist()
         for truth, (height, width) in zip(targets_to_predictions(batch, "truth"), sizes, strict=True):
             yield _Seen(truth, (height, width))

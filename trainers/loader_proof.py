@@ -31,7 +31,7 @@ class SplitProof:
         yield f"{self.split}: {seen} images are looked at"
         for check in self.checks:
             yield f"  {'holds' if check.holds else 'FAILS'}: {check.name}: {check.says}"
-            yield from (f"    {failure}" for failure in check.failures)
+            yield from (f"    {line}" for line in (*check.failures, *check.notes))
         if len(self.checks) == 1:
             yield "  what else the loader promises was not looked at: its images have to be whole first"
 

@@ -19,7 +19,7 @@ from dataflow.prepared import PreparedDataset
 from dataflow.records import ImageRecord, Objects
 from dataflow.resize import KeepSize, Resize, ResizePolicy
 from tests.dataflow.detection_sets import CocoLayout, make_record, prepare_with_tfds, write_ours
-from tests.factories import photograph, pixels
+from tests.factories import damaged_in_the_middle, photograph, pixels
 
 AS_IT_IS = KeepSize()
 KINDS: dict[str, dict[str, Any]] = {
@@ -79,12 +79,6 @@ def test_ours_are_turned_as_their_dataset_says(tmp_path: Path, orientation: int)
     assert found["turned"].shape[:2] == (height, width)
     quarter_turns = {3: 2, 6: 3, 8: 1}[orientation]
     np.testing.assert_array_equal(found["turned"], np.rot90(found["as stored"], quarter_turns))
-
-
-def damaged_in_the_middle(data: bytes) -> bytes:
-    """Some of the entropy-coded pixels are missing, the end is there."""
-    middle = len(data) * 2 // 3
-    return data[:middle] + data[middle + 500 :]
 
 
 def test_lost_pixels_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -25,7 +25,7 @@ from tests.dataflow.detection_sets import (
     prepare_with_tfds,
     write_ours,
 )
-from tests.factories import pixels
+from tests.factories import damaged_in_the_middle, photograph, pixels
 from tests.trainers.broken_loaders import (
     LENGTHS,
     DependsOnTheRun,
@@ -76,7 +76,7 @@ class TestHolds:
     def test_ours_in_uneven_shares(self, dataset: PreparedDataset) -> None:
         counts = assert_proved(prove_split(dataset, "train", ProofOptions(batch_size=4, seed=3, resize=SMALL)))
         truth = sum(int((~record.objects.is_crowd).sum()) for record in dataset.records("train"))
-        assert counts["images"] == {"images": N}
+        assert counts["images"] == {"images": N, "damaged": 0, "refused": 0}
         assert counts["boxes"]["boxes"] == truth
         assert 0 < counts["boxes"]["largest_error_px"] < 1e-3, "float32 rounds"
         assert counts["evaluation"] == {"world_sizes": 4, "visits": 4 * N}
@@ -137,6 +137,15 @@ class TestDamage:
         for failure, name, place in zip(found["images"], ("002", "005", "011"), places, strict=True):
             assert f"'image{name}'" in failure and place in failure
         assert "whole first" in list(proof.lines())[-1]
+
+    def test_images_that_are_shown_in_part_are_noted(self, tmp_path: Path) -> None:
+        records = [make_record(f"image{i}", 200, 300, seed=i) for i in range(4)]
+        records[1] = replace(records[1], image=damaged_in_the_middle(photograph(200, 300, quality=90)))
+        proof = prove_split(write_ours(tmp_path / "small" / "1.0.0", records, (2, 2)), "train", QUICK)
+        assert assert_proved(proof)["images"] == {"images": 4, "damaged": 1, "refused": 0}
+        [note] = proof.checks[0].notes
+        assert note.startswith("1 damaged, shown as far as decodable: 'image1' (")
+        assert "00000-of-00002, example 1" in note and f"    {note}" in list(proof.lines())
 
     def test_no_more_than_twenty_are_collected(self, tmp_path: Path) -> None:
         records = [replace(record, image=record.image[:200]) for record in make_records(25)]

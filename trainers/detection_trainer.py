@@ -22,8 +22,7 @@ from dataflow.batches import Batch, normalise
 from trainers import processes
 from trainers.averaging import Average
 from trainers.detectors import part_patterns
-from trainers.detr import without_sharing
-from trainers.divergence import DivergedError, told_if_diverged
+from trainers.divergence import DivergedError, output_of
 from trainers.normalisers import divisor, loss_counts, loss_parts
 from trainers.recipe import Recipe
 from trainers.stages import Stage, frozen_norms, learning_rates
@@ -157,11 +156,10 @@ class DetectionTrainer(Trainer):
         """
         for norm in self._frozen_norms:
             norm.eval()  # `Trainer` has just put it to training.
-        mask = inputs["pixel_mask"]
+        mask, labels = inputs["pixel_mask"], inputs["labels"]
         pixels = normalise(inputs["pixel_values"], mask, self._recipe.mean, self._recipe.std)
         step = self._first_step + self.state.global_step + 1
-        with without_sharing(), told_if_diverged(self.model, step, inputs["image_ids"]):
-            outputs = model(pixel_values=pixels, pixel_mask=mask, labels=inputs["labels"])
+        outputs = output_of(model, step, inputs["image_ids"], pixel_values=pixels, pixel_mask=mask, labels=labels)
         if not bool(torch.isfinite(outputs.loss)):
             raise DivergedError(step, outputs.loss.item(), inputs["image_ids"])
         for name, value in outputs.loss_dict.items():

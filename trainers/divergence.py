@@ -1,14 +1,19 @@
 """A training that has gone wrong, told by step and images."""
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from transformers import PreTrainedModel
+from torch import Tensor
+from transformers.utils import ModelOutput
 
 from dataflow.errors import DataRefusedError
+from trainers.detr import without_sharing
 
 _NAMED_IMAGES = 8
+_NO_BOXES = "boxes1 must be in"
+"""What transformers' losses say of predicted boxes (labels' are `boxes2`) whose corners are in the wrong order. As they
+have width and height, they are not numbers then, as may be where weights are large, and numbers themselves."""
 
 
 class DivergedError(DataRefusedError):
@@ -23,13 +28,34 @@ class DivergedError(DataRefusedError):
         )
 
 
-@contextmanager
-def told_if_diverged(model: PreTrainedModel, step: int, image_ids: Iterable[str]) -> Iterator[None]:
-    """Turn into a `DivergedError` what DETR's matching raises of boxes that are not numbers: it takes their corners to
-    be in the wrong order."""
+def output_of(
+    model: Any,
+    step: int,
+    image_ids: Iterable[str],
+    *,
+    pixel_values: Tensor,
+    pixel_mask: Tensor,
+    labels: Sequence[Mapping[str, Tensor]],
+) -> ModelOutput:
+    """What a detector makes of a batch with its labels, losses included.
+
+    Args:
+        model: the detector, or what spreads it over processes.
+        step: of the run, to be named.
+        image_ids: of the batch, to be named.
+        pixel_values: (B, C, H, W) float, normalised.
+        pixel_mask: (B, H, W) bool, True on real pixels.
+        labels: per image, as `Batch.inputs` has them.
+
+    Raises:
+        DivergedError: its boxes are not numbers, which DETR's matching takes for corners in the wrong order.
+    """
     try:
-        yield
+        with without_sharing():
+            output: ModelOutput = model(pixel_values=pixel_values, pixel_mask=pixel_mask, labels=labels)
     except ValueError as error:
-        if all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+        sound = all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+        if sound and _NO_BOXES not in str(error):
             raise
         raise DivergedError(step, math.nan, image_ids) from error
+    return output

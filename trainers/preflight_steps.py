@@ -1,6 +1,5 @@
 """What preflight measures: a few steps of training on one batch, and batches of the loader without any training."""
 
-import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel
 from dataflow.batches import Batch, normalise
 from dataflow.bridge import BatchLoader
 from trainers.detection_trainer import parameter_groups
-from trainers.divergence import DivergedError
+from trainers.divergence import DivergedError, output_of
 from trainers.memory import held_bytes, peak_bytes, reset_peak
 from trainers.recipe import Recipe
 from trainers.stages import Stage, frozen_norms
@@ -71,13 +70,7 @@ def overfit(
         start = time.perf_counter()
         value = 0.0
         for part in _parts(batch, recipe.accumulate):
-            try:
-                loss = _loss(model, recipe, part, device) / recipe.accumulate
-            except ValueError as error:
-                # DETR's matching takes boxes that are not numbers for boxes with corners in the wrong order.
-                if all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
-                    raise
-                raise DivergedError(step + 1, math.nan, part["image_ids"]) from error
+            loss = _loss(model, recipe, step + 1, part, device) / recipe.accumulate
             loss.backward()  # type: ignore[no-untyped-call]
             value += float(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
@@ -103,7 +96,9 @@ def _parts(batch: Batch, count: int) -> Iterator[dict[str, Any]]:
         yield {name: values[start : start + size] for name, values in inputs.items()}
 
 
-def _loss(model: PreTrainedModel, recipe: Recipe, inputs: Mapping[str, Any], device: torch.device) -> torch.Tensor:
+def _loss(
+    model: PreTrainedModel, recipe: Recipe, step: int, inputs: Mapping[str, Any], device: torch.device
+) -> torch.Tensor:
     """The loss of a part, near enough to what training makes of it: there the parts are weighed by their boxes."""
     for norm in frozen_norms(model):
         norm.eval()
@@ -111,7 +106,8 @@ def _loss(model: PreTrainedModel, recipe: Recipe, inputs: Mapping[str, Any], dev
     pixels = normalise(inputs["pixel_values"].to(device), mask, recipe.mean, recipe.std)
     labels = [{name: value.to(device) for name, value in label.items()} for label in inputs["labels"]]
     with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
-        loss: torch.Tensor = model(pixel_values=pixels, pixel_mask=mask, labels=labels).loss
+        output = output_of(model, step, inputs["image_ids"], pixel_values=pixels, pixel_mask=mask, labels=labels)
+    loss: torch.Tensor = output.loss
     return loss
 
 

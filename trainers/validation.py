@@ -18,8 +18,7 @@ from trainers import processes
 from trainers.averaging import Average
 from trainers.detections import Detections, cxcywh_to_xyxy
 from trainers.detectors import detect
-from trainers.detr import without_sharing
-from trainers.divergence import told_if_diverged
+from trainers.divergence import output_of
 from trainers.evaluation import read_truths
 from trainers.matching import match
 from trainers.normalisers import divisor, loss_counts, loss_parts
@@ -94,8 +93,7 @@ class Validation:
             own = batch.to(device)
             inputs = own.inputs()
             pixels = normalise(own.pixel_values, own.pixel_mask, self._recipe.mean, self._recipe.std)
-            with without_sharing(), told_if_diverged(model, step, batch.image_ids):
-                output = model(pixel_values=pixels, pixel_mask=own.pixel_mask, labels=inputs["labels"])
+            output = output_of(model, step, batch.image_ids, **(inputs | {"pixel_values": pixels}))
             sums.add(inputs, output)
             detections = detect(model, output)
             found += batch.predictions(

@@ -1,5 +1,6 @@
 """A small run, as training leaves it, for tests of what comes after training."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -8,23 +9,16 @@ import torch
 from dataflow.prepared import PreparedDataset
 from dataflow.resize import ResizePolicy
 from dataflow.view import View
-from trainers.dense import DenseDetectorConfig, build_dense
-from trainers.recipe import Recipe
+from tests.trainers.tiny_recipes import TINY, tiny_dense_config
+from trainers.dense import build_dense
 from trainers.runs import describe_run, image_processor, save_model, write_description
 
-RECIPE = Recipe(
+RECIPE = replace(
+    TINY,
     name="tiny",
-    build=partial(
-        build_dense,
-        config=lambda: DenseDetectorConfig(
-            widths=(8, 8, 8, 8), blocks=1, pyramid_channels=32, groups=4, head_convolutions=1, score_threshold=0.0
-        ),
-    ),
+    build=partial(build_dense, config=lambda: tiny_dense_config(score_threshold=0.0)),
     resize=ResizePolicy(48, 80),
     batch_size=2,
-    steps=1,
-    learning_rate=1e-3,
-    warm_up_steps=0,
     view=View("image", None, "none"),
 )
 

@@ -3,7 +3,6 @@
 import json
 import mmap
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +14,12 @@ from safetensors.torch import load_file
 from dataflow.errors import UsageError
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories, Objects
-from dataflow.resize import FixedSize, ResizePolicy
+from dataflow.resize import FixedSize
 from tests.trainers.small_sets import TWO_CLASSES, square_picture, squares, write_dataset
+from tests.trainers.tiny_recipes import TINY
 from trainers import preflight as module
 from trainers import training
 from trainers.cli import main
-from trainers.dense import DenseDetectorConfig, build_dense
 from trainers.detection_trainer import parameter_groups
 from trainers.detectors import ClassHead, Reach, class_head, reach
 from trainers.memory import free_bytes, held_bytes, peak_bytes, reset_peak
@@ -32,20 +31,7 @@ from trainers.stages import Stage
 from trainers.training import TrainingSummary, train
 
 CPU = torch.device("cpu")
-TINY = Recipe(
-    name="tiny_dense",
-    build=partial(
-        build_dense,
-        config=lambda: DenseDetectorConfig(
-            widths=(8, 8, 8, 8), blocks=1, pyramid_channels=32, groups=4, head_convolutions=1
-        ),
-    ),
-    resize=ResizePolicy(32, 64),
-    batch_size=3,
-    steps=2,
-    learning_rate=2e-3,
-    warm_up_steps=2,
-)
+SHORT = replace(TINY, steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +45,11 @@ def by_name(found: module.Preflight) -> dict[str, Check]:
 
 
 def test_sound_data_and_a_sound_recipe_are_ready(dataset: PreparedDataset) -> None:
-    found = preflight(dataset, TINY.asked(dataset))
+    found = preflight(dataset, SHORT.asked(dataset))
     found.require()
     checks = by_name(found)
     assert list(checks) == ["classes", "boxes", "parameters", "overfit", "memory", "speed"]
-    model, _ = TINY.build(TWO_CLASSES, None)
+    model, _ = SHORT.build(TWO_CLASSES, None)
     count = sum(parameter.numel() for parameter in model.parameters())
     assert checks["parameters"].figures["parameters"] == checks["parameters"].figures["trainable"] == count
     assert sum(row["parameters"] for row in checks["parameters"].figures["stages"][0]["parts"]) == count
@@ -76,14 +62,14 @@ def test_sound_data_and_a_sound_recipe_are_ready(dataset: PreparedDataset) -> No
         "loader" if speed["loader_images_per_second"] < speed["step_images_per_second"] else "step"
     )
     slowest = min(speed["loader_images_per_second"], speed["step_images_per_second"])
-    assert speed["estimated_seconds"] >= TINY.steps * TINY.batch_size / slowest
+    assert speed["estimated_seconds"] >= SHORT.steps * SHORT.batch_size / slowest
     assert json.loads(json.dumps(found.to_json()))["checks"][0]["figures"]["classes"] == ["red", "green"]
     assert list(found.lines())[-1].startswith("ready to train")
 
 
 def test_boxes_are_measured_in_the_resized_image(dataset: PreparedDataset) -> None:
     """Squares of 12 px in images of 32x48 and 40x32 px, stretched to 64x64."""
-    truth = read_truth(dataset, "train", replace(TINY, resize=FixedSize(64, 64)))
+    truth = read_truth(dataset, "train", replace(SHORT, resize=FixedSize(64, 64)))
     wide, tall = 12 * (64 / 32 * 64 / 48) ** 0.5, 12 * (64 / 40 * 64 / 32) ** 0.5
     shapes = [wide if int(truth.image_ids[owner].removeprefix("image")) % 2 else tall for owner in truth.owners]
     np.testing.assert_allclose(truth.sides, shapes)
@@ -146,7 +132,7 @@ def test_boxes_beyond_the_reach_of_the_detector(truth: Truth, limits: Reach, lev
 
 
 def test_a_head_for_other_classes_is_refused() -> None:
-    model, _ = TINY.build(Categories(("red", "green", "blue")), None)
+    model, _ = SHORT.build(Categories(("red", "green", "blue")), None)
     check = check_classes(TWO_CLASSES, truth_of(9, 9, ids=(0, 1)), model, ClassHead(3, None))
     assert check.level == "bad"
     assert "3 outputs for red, green, blue; 2 classes (red, green) want 2" in check.says
@@ -156,14 +142,14 @@ def test_a_head_for_other_classes_is_refused() -> None:
 
 
 def test_classes_without_objects_are_named(dataset: PreparedDataset) -> None:
-    model, _ = TINY.build(TWO_CLASSES, None)
+    model, _ = SHORT.build(TWO_CLASSES, None)
     check = check_classes(TWO_CLASSES, truth_of(9), model, ClassHead(2, None))
     assert (check.level, check.figures["objects"]) == ("note", {"red": 1, "green": 0})
     assert "no object of green" in check.says
 
 
 def test_a_loss_that_does_not_fall_is_refused_with_its_images(dataset: PreparedDataset) -> None:
-    found = preflight(dataset, replace(TINY, learning_rate=0.0, weight_decay=0.0).asked(dataset), steps=4)
+    found = preflight(dataset, replace(SHORT, learning_rate=0.0, weight_decay=0.0).asked(dataset), steps=4)
     with pytest.raises(
         NotReadyError, match=r"overfit: the loss of one batch .* does not fall \(images image\d"
     ) as told:
@@ -174,7 +160,7 @@ def test_a_loss_that_does_not_fall_is_refused_with_its_images(dataset: PreparedD
 
 @pytest.mark.parametrize("rate", [1e20, float("inf")])
 def test_a_loss_that_is_no_number_is_refused_with_its_images(dataset: PreparedDataset, rate: float) -> None:
-    found = preflight(dataset, replace(TINY, learning_rate=rate, clip_norm=1e30).asked(dataset))
+    found = preflight(dataset, replace(SHORT, learning_rate=rate, clip_norm=1e30).asked(dataset))
     overfit = by_name(found)["overfit"]
     assert overfit.level == "bad"
     assert "the loss is" in overfit.says and "image" in overfit.says
@@ -183,21 +169,21 @@ def test_a_loss_that_is_no_number_is_refused_with_its_images(dataset: PreparedDa
 
 def test_a_model_of_which_nothing_trains_is_refused(dataset: PreparedDataset) -> None:
     def frozen(categories, weights, *, view):
-        model, report = TINY.build(categories, weights, view=view)
+        model, report = SHORT.build(categories, weights, view=view)
         return model.requires_grad_(False), report
 
-    found = preflight(dataset, replace(TINY, build=frozen).asked(dataset))
+    found = preflight(dataset, replace(SHORT, build=frozen).asked(dataset))
     assert [check.name for check in found.bad] == ["parameters"]
     assert found.bad[0].says == "none of them train"
 
 
 def test_frozen_parts_and_slow_ones_are_told_apart(dataset: PreparedDataset) -> None:
     def part_frozen(categories, weights, *, view):
-        model, report = TINY.build(categories, weights, view=view)
+        model, report = SHORT.build(categories, weights, view=view)
         model.pyramid.requires_grad_(False)
         return model, report
 
-    recipe = replace(TINY, build=part_frozen, backbone_learning_rate=1e-5).asked(dataset)
+    recipe = replace(SHORT, build=part_frozen, backbone_learning_rate=1e-5).asked(dataset)
     parts = {
         row["part"]: row for row in by_name(preflight(dataset, recipe))["parameters"].figures["stages"][0]["parts"]
     }
@@ -216,7 +202,7 @@ def test_stages_are_told_apart_and_the_heaviest_is_tried(dataset: PreparedDatase
         Stage(3e-3, trains=("head",), share=3),
         Stage(1e-3, rates=(("backbone", 1e-4),), share=1),
     )
-    recipe = replace(TINY, batch_size=4, accumulate=2, ema=0.99, bf16=True, steps=8, stages=stages).asked(dataset)
+    recipe = replace(SHORT, batch_size=4, accumulate=2, ema=0.99, bf16=True, steps=8, stages=stages).asked(dataset)
     checks = by_name(preflight(dataset, recipe))
     model, _ = recipe.build(TWO_CLASSES, None, view=recipe.view)
     count = sum(parameter.numel() for parameter in model.parameters())
@@ -236,24 +222,24 @@ def test_stages_are_told_apart_and_the_heaviest_is_tried(dataset: PreparedDatase
 
 def test_a_model_that_cannot_fit_is_not_tried(dataset: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "free_bytes", lambda device: 1000)
-    found = preflight(dataset, TINY.asked(dataset))
+    found = preflight(dataset, SHORT.asked(dataset))
     assert [check.name for check in found.bad] == ["memory"]
     assert "need" in found.bad[0].says and "--batch-size" in found.bad[0].remedy
 
 
 def test_splits_without_images_and_without_objects(dataset: PreparedDataset) -> None:
     with pytest.raises(UsageError, match=r"split 'nothing' .* is empty"):
-        preflight(dataset, TINY.asked(dataset), split="nothing")
-    found = preflight(dataset, replace(TINY, batch_size=1).asked(dataset), split="validation", steps=2)
+        preflight(dataset, SHORT.asked(dataset), split="nothing")
+    found = preflight(dataset, replace(SHORT, batch_size=1).asked(dataset), split="validation", steps=2)
     assert "boxes" in [check.name for check in found.bad]
     with pytest.raises(UsageError, match="at least 2"):
-        preflight(dataset, TINY.asked(dataset), steps=1)
+        preflight(dataset, SHORT.asked(dataset), steps=1)
 
 
 def test_training_is_the_same_after_preflight(dataset: PreparedDataset, tmp_path: Path) -> None:
-    train(dataset, TINY, tmp_path / "without")
-    preflight(dataset, TINY.asked(dataset), steps=2)
-    train(dataset, TINY, tmp_path / "after")
+    train(dataset, SHORT, tmp_path / "without")
+    preflight(dataset, SHORT.asked(dataset), steps=2)
+    train(dataset, SHORT, tmp_path / "after")
     runs = [load_file(tmp_path / name / "model.safetensors") for name in ("without", "after")]
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 

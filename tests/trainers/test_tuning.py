@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,11 +19,10 @@ from optuna.trial import TrialState
 
 from dataflow.errors import UsageError
 from dataflow.prepared import PreparedDataset
-from dataflow.resize import ResizePolicy
 from tests.trainers.small_sets import squares, write_dataset
+from tests.trainers.tiny_recipes import TINY
 from trainers import tuning
 from trainers.cli import main
-from trainers.dense import DenseDetectorConfig, build_dense
 from trainers.divergence import DivergedError
 from trainers.evaluation import evaluate
 from trainers.plots import Axis
@@ -37,21 +35,9 @@ from trainers.search_space import Choice, Range, default_space
 from trainers.tuning import tune
 from trainers.tuning_report import search_json
 
-TINY = Recipe(
-    name="dense_cnn_small",
-    build=partial(
-        build_dense,
-        config=lambda: DenseDetectorConfig(
-            widths=(8, 8, 8, 8), blocks=1, pyramid_channels=32, groups=4, head_convolutions=1
-        ),
-    ),
-    resize=ResizePolicy(32, 64),
-    batch_size=3,
-    steps=8,
-    learning_rate=2e-3,
-    warm_up_steps=2,
-)
-SEARCH = Search(TINY, default_space(TINY), evaluations=4)
+SHORT = replace(TINY, name="dense_cnn_small", steps=8)
+"""By the name of a recipe, since a search tells where to find it."""
+SEARCH = Search(SHORT, default_space(SHORT), evaluations=4)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +85,7 @@ class TestSearching:
         assert found.own.params == {
             "learning_rate": 2e-3, "weight_decay": 1e-4, "warm_up_steps": 2, "flip": 0.5, "augment": False
         }  # fmt: skip
-        assert found.own.value == pytest.approx(pretended(TINY))
+        assert found.own.value == pytest.approx(pretended(SHORT))
         best = found.best
         assert best is not None and best.value == max(t.value for t in found.of(TrialState.COMPLETE))
         assert best.value > found.own.value

@@ -19,34 +19,22 @@ from dataflow.resize import ResizePolicy
 from dataflow.view import View
 from tests.factories import prepare
 from tests.trainers.small_sets import write_dataset
+from tests.trainers.tiny_recipes import TINY
 from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.pairs import open_pairs
 from tfds_builders.formats.pairs_writer import PairsWriter
-from trainers.dense import DenseDetectorConfig, build_dense
 from trainers.detr import build_detr
 from trainers.detr_configs import small_detr_config
 from trainers.evaluation import evaluate
 from trainers.prediction import predict
 from trainers.predictions import read_predictions, write_predictions
-from trainers.recipe import AUGMENTATION, PHOTOGRAPH_AUGMENTATION, Recipe
+from trainers.recipe import AUGMENTATION, PHOTOGRAPH_AUGMENTATION
 from trainers.runs import load_run, read_description
 from trainers.training import train
 
 SIZE = (96, 128)
 MOVEMENT = Movement(shift_x=3, shift_y=-2, rotation=1)
-RECIPE = Recipe(
-    name="tiny",
-    build=partial(
-        build_dense,
-        config=lambda: DenseDetectorConfig(widths=(8, 8, 8, 8), blocks=1, pyramid_channels=32, groups=4),
-    ),
-    resize=ResizePolicy(48, 64),
-    batch_size=2,
-    steps=3,
-    learning_rate=1e-3,
-    warm_up_steps=0,
-    checkpoint_steps=2,
-)
+RECIPE = replace(TINY, resize=ResizePolicy(48, 64), batch_size=2, steps=3)
 
 
 def scene(seed: int) -> RgbImage:

@@ -13,8 +13,9 @@ from trainers.stages import Stage
 from trainers.watch import Watch
 
 
-def tiny_dense_config() -> DenseDetectorConfig:
-    return DenseDetectorConfig(widths=(8, 8, 8, 8), blocks=1, pyramid_channels=32, groups=4, head_convolutions=1)
+def tiny_dense_config(**changes: Any) -> DenseDetectorConfig:
+    shape = {"widths": (8, 8, 8, 8), "blocks": 1, "pyramid_channels": 32, "groups": 4, "head_convolutions": 1}
+    return DenseDetectorConfig(**(shape | changes))
 
 
 def tiny_detr_config() -> Any:

@@ -4,25 +4,29 @@ FiftyOne makes a Python object of every label and writes samples one after the o
 dictionary, modelled on one that FiftyOne itself has stored, and thousands go to MongoDB at once. What comes out is
 what FiftyOne would have written, which the tests compare field by field.
 
-All that FiftyOne keeps private is used here and nowhere else: the collection of a dataset's samples, and the reloading
-of samples that a caller holds.
+All that FiftyOne keeps private is used here and nowhere else: the collection of a dataset's samples, the reloading of
+samples that a caller holds, and the declaration of several fields at once.
 """
 
+import gc
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import fiftyone as fo
 from bson import ObjectId
+from fiftyone.core.odm import create_field
 from pymongo import UpdateOne
 
 from dataflow.errors import ShardboxError
 
 Document = dict[str, Any]
+FieldType = type[fo.Field] | type[fo.Label]
+_T = TypeVar("_T")
 _BATCH = 1000
 # What FiftyOne draws for every sample, to shuffle by.
 _LEAST_RAND, _RAND_RANGE = 0.999, 0.001
@@ -88,11 +92,28 @@ def sample(
     }
 
 
+def declare(stored: Any, fields: Mapping[str, FieldType]) -> None:
+    """Have samples fields (paths with dots lead into labels), unless they have them.
+
+    At once, because `add_sample_field` writes and reads all that is known of a dataset for each.
+    """
+    for inner in (False, True):  # Labels come before what is in them.
+        stored._merge_sample_field_schema(
+            {path: _field(path, kind) for path, kind in fields.items() if ("." in path) == inner}
+        )
+
+
+def _field(path: str, kind: FieldType) -> fo.Field:
+    name = path.rpartition(".")[2]
+    if issubclass(kind, fo.Label):
+        return create_field(name, fo.EmbeddedDocumentField, embedded_doc_type=kind)
+    return create_field(name, kind)
+
+
 def insert(stored: Any, samples: Iterable[Document]) -> int:
     """Add new samples to a FiftyOne dataset whose fields have been declared; returns how many."""
     added = 0
-    remaining = iter(samples)
-    while batch := list(islice(remaining, _BATCH)):
+    for batch in _batches(samples):
         now = datetime.now(UTC)
         own = {"_dataset_id": stored._doc.id, "created_at": now, "last_modified_at": now}
         stored._sample_collection.insert_many([{**document, **own} for document in batch], ordered=False)
@@ -108,13 +129,28 @@ def read(stored: Any, query: Mapping[str, Any], fields: Sequence[str]) -> Iterat
 
 def update(stored: Any, changes: Iterable[tuple[ObjectId, Mapping[str, Any]]]) -> None:
     """Set fields (paths with dots lead into labels) of samples by id."""
-    remaining = iter(changes)
-    while batch := list(islice(remaining, _BATCH)):
+    for batch in _batches(changes):
         now = datetime.now(UTC)
         stored._bulk_write(
             [UpdateOne({"_id": key}, {"$set": {**values, "last_modified_at": now}}) for key, values in batch],
             ids=[str(key) for key, _ in batch],
         )
+
+
+def _batches(items: Iterable[_T]) -> Iterator[list[_T]]:
+    """Items in lists of a thousand.
+
+    Dictionaries by the hundred thousand set Python's search for cycles off again and again; here there are none.
+    """
+    remaining = iter(items)
+    searching = gc.isenabled()
+    gc.disable()
+    try:
+        while batch := list(islice(remaining, _BATCH)):
+            yield batch
+    finally:
+        if searching:
+            gc.enable()
 
 
 def _label(template: Mapping[str, Any], values: Mapping[str, Any]) -> Document:

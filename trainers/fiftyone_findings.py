@@ -22,7 +22,12 @@ from trainers.media import mime_type, write_media
 
 FINDINGS = "findings"
 _BOXES = "finding_boxes"
-_ATTRIBUTES = ("severity", "value", "place", "remedy")
+FINDING_FIELDS: Mapping[str, documents.FieldType] = {
+    FINDINGS: fo.Classifications,
+    _BOXES: fo.Detections,
+    **{f"{FINDINGS}.classifications.{name}": fo.StringField for name in ("severity", "value", "place", "remedy")},
+}
+"""Which fields findings have, by path."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,6 @@ def read_findings(dataset: PreparedDataset) -> Findings:
         if finding["image_id"]:
             by_image[finding["image_id"]].append(finding)
     return Findings(dict(by_image), audit.get("quarantined", []), audit.get("quarantined_files", {}))
-
-
-def declare_findings(stored: Any) -> None:
-    """Say which fields findings have."""
-    stored.add_sample_field(FINDINGS, fo.EmbeddedDocumentField, embedded_doc_type=fo.Classifications)
-    stored.add_sample_field(_BOXES, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
-    for name in _ATTRIBUTES:
-        stored.add_sample_field(f"{FINDINGS}.classifications.{name}", fo.StringField)
 
 
 def finding_fields(found: Sequence[Mapping[str, Any]], size: tuple[int, int] | None) -> dict[str, Any]:

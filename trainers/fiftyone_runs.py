@@ -21,8 +21,10 @@ from trainers.predictions import PredictionSet
 
 _FIELD_LENGTH = 48
 _NO_MATCH = ""  # As FiftyOne's own evaluation writes it.
-_NAMES = {verdict: verdict.name.lower() for verdict in Verdict}
+_NAMES: Mapping[int, str] = {verdict: verdict.name.lower() for verdict in Verdict}
 _RECALLS = np.linspace(0.0, 1.0, 101)
+# True label, predicted label, IoU, score, id of the object, id of the detection; None for what is not there.
+_BoxMatch = tuple[str | None, str | None, float | None, float | None, str | None, str | None]
 
 
 def evaluation_key(field: str) -> str:
@@ -42,17 +44,15 @@ def add_run(stored: Any, dataset: PreparedDataset, found: PredictionSet, evaluat
     key = evaluation_key(field)
     run = {"run_id": found.run_id, "evaluation": key, "splits": digests, **_scores(evaluation)}
     update_info(stored, runs={**runs, field: run})  # The field has its owner even if what follows is interrupted.
-    if field not in stored.get_field_schema():
-        stored.add_sample_field(field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    _declare(stored, field, key)
     digests = {**digests, found.split: found.digest}
     # Average precision is of a split; what covers several has none.
     method = COCOEvaluationConfig(field, GROUND_TRUTH, iou=0.5, classwise=True, compute_mAP=len(digests) == 1).build()
     method.register_run(stored, key, cleanup=False)
     method.register_samples(stored, key)
-    _declare_errors(stored, field, key)
-    _write_split(stored, dataset, field, found, evaluation)
+    written = _write_split(stored, dataset, field, found, evaluation)
     stored.reload()
-    _save_results(stored, method, key, evaluation)
+    _save_results(stored, method, key, [*_matches_of_others(stored, field, found.split), *written], evaluation)
     method.add_fields_to_sidebar_group(stored, key, omit_fields=(field, GROUND_TRUTH))
     colour(stored, field, key)
     update_info(stored, runs={**runs, field: run | {"splits": digests}})
@@ -67,12 +67,14 @@ def _scores(evaluation: Evaluation) -> dict[str, float]:
     return {"score": evaluation.errors.score, "sure": sure, "very_sure": very_sure}
 
 
-def _declare_errors(stored: Any, field: str, key: str) -> None:
-    """Fields beyond those of FiftyOne's evaluation: types of errors, their suspected causes, what an image costs."""
-    for name in (f"{GROUND_TRUTH}.detections.{key}_error", f"{field}.detections.{key}_error"):
-        stored.add_sample_field(name, fo.StringField)
-    stored.add_sample_field(f"{field}.detections.{key}_cause", fo.StringField)
-    stored.add_sample_field(f"{key}_cost", fo.FloatField)
+def _declare(stored: Any, field: str, key: str) -> None:
+    """The fields of a run and its evaluation, and ours: types of errors, suspected causes, what an image costs."""
+    fields: dict[str, documents.FieldType] = {field: fo.Detections, f"{key}_cost": fo.FloatField}
+    fields |= dict.fromkeys((f"{key}_tp", f"{key}_fp", f"{key}_fn"), fo.IntField)
+    for path in (f"{side}.detections.{key}" for side in (GROUND_TRUTH, field)):
+        fields |= {path: fo.StringField, f"{path}_id": fo.StringField, f"{path}_iou": fo.FloatField}
+        fields[f"{path}_error"] = fo.StringField
+    documents.declare(stored, {**fields, f"{field}.detections.{key}_cause": fo.StringField})
 
 
 def _free_field(stored: Any, run_id: str) -> str:
@@ -96,33 +98,43 @@ def _frames(dataset: PreparedDataset, split: str, evaluation: Evaluation) -> Map
 
 def _write_split(
     stored: Any, dataset: PreparedDataset, field: str, found: PredictionSet, evaluation: Evaluation
-) -> None:
-    """Set the detections of a run, and the verdicts on them and on the truth, on all samples of its split."""
+) -> list[_BoxMatch]:
+    """Set the detections of a run, and the verdicts on them and on the truth, on all samples of its split.
+
+    Returns what FiftyOne's results want of them, see `_box_matches`.
+    """
     frames = _frames(dataset, found.split, evaluation)
     progress = Progress(f"{found.run_id} into FiftyOne", len(samples_of(stored, found.split)), "samples")
     # Labels may have been taken away or added in the App, so objects are known by their number, not their place.
-    wanted = ["image_id", "group.name", *(f"{GROUND_TRUTH}.detections.{name}" for name in ("_id", "object"))]
+    wanted = ["image_id", "group.name", *(f"{GROUND_TRUTH}.detections.{name}" for name in ("_id", "label", "object"))]
     costs = dict(evaluation.error_types.ranked)
+    key, shown = evaluation_key(field), stored.default_group_slice
+    matches: list[_BoxMatch] = []
     done = 0
 
     def changes() -> Iterator[tuple[Any, Mapping[str, Any]]]:
         nonlocal done
         for document in documents.read(stored, {"split": found.split, "image_id": {"$ne": None}}, wanted):
-            image_id = document["image_id"]
-            frame = frames[image_id, document["group"]["name"] if "group" in document else "image"]
-            fields = _run_fields(document, field, found, evaluation, frame)
-            yield document["_id"], fields | {f"{evaluation_key(field)}_cost": costs.get(image_id, 0.0)}
+            image_id, role = document["image_id"], document["group"]["name"] if "group" in document else None
+            fields = _run_fields(document, field, found, evaluation, frames[image_id, role or "image"])
+            if role == shown:
+                matches.extend(_box_matches(document[GROUND_TRUTH]["detections"], fields[field]["detections"], key))
+            yield document["_id"], fields | {f"{key}_cost": costs.get(image_id, 0.0)}
             done += 1
             progress.update(done)
 
     documents.update(stored, changes())
     progress.close(done)
+    return matches
 
 
 def _run_fields(
     document: documents.Document, field: str, found: PredictionSet, evaluation: Evaluation, frame: Frame
 ) -> dict[str, Any]:
-    """What to set on a sample: a run's detections, and on both sides what became of each box and which it matched."""
+    """What to set on a sample: a run's detections, and on both sides what became of each box and which it matched.
+
+    The objects of `document` get their verdicts, too.
+    """
     key, image_id = evaluation_key(field), document["image_id"]
     item, matches = found.by_image[image_id], evaluation.matches[image_id]
     errors = evaluation.error_types.by_image[image_id]
@@ -136,7 +148,7 @@ def _run_fields(
                 "label": names[category],
                 "bounding_box": box,
                 "confidence": score,
-                key: _NAMES[Verdict(verdict)],
+                key: _NAMES[verdict],
                 f"{key}_id": str(objects[of][1]) if of in objects else _NO_MATCH,
                 f"{key}_iou": None if of < 0 else iou,
                 f"{key}_error": error,
@@ -160,7 +172,7 @@ def _run_fields(
     for i, (place, _) in objects.items():
         by = found_by[i]
         path = f"{GROUND_TRUTH}.detections.{place}.{key}"
-        fields[path] = _NAMES[Verdict(verdicts[i])]
+        labels[place][key] = fields[path] = _NAMES[verdicts[i]]
         fields[f"{path}_id"] = _NO_MATCH if by < 0 else str(detections[by]["_id"])
         fields[f"{path}_iou"] = None if by < 0 else ious[by]
         fields[f"{path}_error"] = errors.objects[i]
@@ -169,15 +181,15 @@ def _run_fields(
     return fields
 
 
-def _save_results(stored: Any, method: Any, key: str, evaluation: Evaluation) -> None:
+def _save_results(stored: Any, method: Any, key: str, matches: list[_BoxMatch], evaluation: Evaluation) -> None:
     """What FiftyOne's panels and plots want of an evaluation, without evaluating again."""
-    boxes, names = list(_box_matches(stored, method.config.pred_field)), list(evaluation.category_names)
+    names = list(evaluation.category_names)
     if method.config.compute_mAP:
         results = COCODetectionResults(
             stored,
             method.config,
             key,
-            boxes,
+            matches,
             precision=evaluation.matching.precision.transpose(0, 2, 1),
             recall=_RECALLS,
             iou_threshs=method.config.iou_threshs,
@@ -186,29 +198,30 @@ def _save_results(stored: Any, method: Any, key: str, evaluation: Evaluation) ->
             backend=method,
         )
     else:
-        results = method.generate_results(stored, boxes, eval_key=key, classes=names)
+        results = method.generate_results(stored, matches, eval_key=key, classes=names)
     method.save_run_results(stored, key, results)
 
 
-def _box_matches(stored: Any, field: str) -> Iterator[tuple[Any, ...]]:
-    """What FiftyOne keeps of an evaluation, read back from the boxes of the slice that is shown first.
-
-    (true label, predicted label, IoU, score, id of the object, id of the detection) of each right or wrong detection
-    and each missed object, None for what is not there.
-    """
+def _matches_of_others(stored: Any, field: str, split: str) -> Iterator[_BoxMatch]:
+    """What other splits have, read back from the boxes of the slice that is shown first."""
     key = evaluation_key(field)
-    query: dict[str, Any] = {field: {"$ne": None}}
+    query: dict[str, Any] = {field: {"$ne": None}, "split": {"$ne": split}}
     if stored.media_type == "group":
         query["group.name"] = stored.default_group_slice
     columns = [f"{GROUND_TRUTH}.detections.{name}" for name in ("label", "_id", key)]
     columns += [f"{field}.detections.{name}" for name in ("label", "_id", "confidence", key, f"{key}_iou", f"{key}_id")]
     for document in documents.read(stored, query, columns):
-        for label in document[GROUND_TRUTH]["detections"]:
-            if label.get(key) == "fn":
-                yield label["label"], None, None, None, str(label["_id"]), None
-        for label in document[field]["detections"]:
-            if label[key] == "tp":
-                ids = label[f"{key}_id"] or None, str(label["_id"])
-                yield label["label"], label["label"], label[f"{key}_iou"], label["confidence"], *ids
-            elif label[key] == "fp":
-                yield None, label["label"], None, label["confidence"], None, str(label["_id"])
+        yield from _box_matches(document[GROUND_TRUTH]["detections"], document[field]["detections"], key)
+
+
+def _box_matches(objects: list[documents.Document], found: list[documents.Document], key: str) -> Iterator[_BoxMatch]:
+    """What FiftyOne keeps of an evaluation: the right and wrong detections of an image, and the objects it missed."""
+    for label in objects:
+        if label.get(key) == "fn":
+            yield label["label"], None, None, None, str(label["_id"]), None
+    for label in found:
+        if label[key] == "tp":
+            ids = label[f"{key}_id"] or None, str(label["_id"])
+            yield label["label"], label["label"], label[f"{key}_iou"], label["confidence"], *ids
+        elif label[key] == "fp":
+            yield None, label["label"], None, label["confidence"], None, str(label["_id"])

@@ -14,7 +14,7 @@ from dataflow.records import Change, ImageRecord
 from dataflow.schema import NO_TRACK
 from trainers import fiftyone_documents as documents
 from trainers.fiftyone_database import FIRST_SLICE, GROUND_TRUTH, samples_of, stored_info, update_info
-from trainers.fiftyone_findings import Findings, declare_findings, finding_fields
+from trainers.fiftyone_findings import FINDING_FIELDS, Findings, finding_fields
 from trainers.frames import Example, Frame, boxes_in_frame, dataset_kind, examples
 from trainers.media import mime_type, write_media
 
@@ -62,16 +62,14 @@ def declare(stored: Any, dataset: PreparedDataset) -> None:
         for name in (first, *_SLICES[kind]):  # FiftyOne takes the first that is added for the default.
             if name not in stored.group_slices:
                 stored.add_group_slice(name, "image")
-    stored.add_sample_field(GROUND_TRUTH, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
-    fields = dict.fromkeys(("image_id", "split", "scene", "provenance"), fo.StringField)
+    fields: dict[str, documents.FieldType] = {GROUND_TRUTH: fo.Detections}
+    fields |= dict.fromkeys(("image_id", "split", "scene", "provenance"), fo.StringField)
     fields |= {f"{GROUND_TRUTH}.detections.{name}": field for name, field in _OBJECT_FIELDS.items()}
     if first is not None:
         fields |= {"frame": fo.StringField, "alignment_score": fo.FloatField}
         fields |= {f"metadata.{name}": fo.IntField for name in ("width", "height", "num_channels")}
         fields[f"{GROUND_TRUTH}.detections.change"] = fo.StringField
-    for path, field in fields.items():
-        stored.add_sample_field(path, field)
-    declare_findings(stored)
+    documents.declare(stored, {**fields, **FINDING_FIELDS})
 
 
 _OBJECT_FIELDS = {"area": fo.FloatField, "iscrowd": fo.BooleanField, "object": fo.IntField}

@@ -19,9 +19,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from dataflow.cloud_paths import is_cloud
 from dataflow.errors import DataRefusedError, MissingExtraError, UsageError
 from dataflow.job_metrics import TIMES, save_metrics, save_times
-from dataflow.paths import REQUESTS, is_cloud, location, remove_tree
+from dataflow.paths import REQUESTS, location, remove_tree
 from dataflow.runners import Check, Submission, default_arguments, submission_checks
 from dataflow.shards import Outcome, ShardFormat, ShardKey, ShardResult, load_results, save_result, write_shard
 from dataflow.step_times import StepTimes

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from dataflow.paths import is_cloud, objects_below
+from dataflow.cloud_paths import is_cloud
+from dataflow.paths import objects_below
 
 _TERMINAL_PERIOD_S = 0.25
 _LOG_PERIOD_S = 10.0

@@ -60,9 +60,9 @@ STORES = {"gs": gcs, "s3": s3}
 @contextmanager
 def object_store(scheme: str) -> Iterator[str]:
     """One of the stores. File systems that were opened before would still lead to an older one."""
-    from dataflow import paths
+    from dataflow import object_stores
 
     with STORES[scheme]() as root:
-        paths._file_system.cache_clear()
+        object_stores.file_system.cache_clear()
         yield root
-    paths._file_system.cache_clear()
+    object_stores.file_system.cache_clear()

@@ -17,9 +17,10 @@ from tensorflow_datasets.core import dataset_builder
 from tensorflow_datasets.core import splits as splits_lib
 
 from dataflow.beam_jobs import ShardJob, check_runner, run_shard_job
+from dataflow.cloud_paths import is_cloud
 from dataflow.errors import DataRefusedError, UsageError
 from dataflow.findings import Audit, Finding, Policy, sorted_findings
-from dataflow.paths import is_cloud, upload_files
+from dataflow.paths import location, upload_files
 from dataflow.prepared import MANIFEST, PreparedDataset
 from dataflow.progress import watch_directory
 from dataflow.schema import SCHEMA_VERSION, build_features
@@ -358,11 +359,11 @@ class SourceBuilder(ShardBuilder, skip_registration=True):  # type: ignore[call-
         stale = unknown_images(self._corrections, [reference.image_id for reference in listing.references])
         return Planned(job, num_bytes, plan.quarantined, (*listing.findings, *plan.findings, *stale))
 
-    def _class_ids(self, reference: Reference) -> list[int]:
-        """The classes that an image shows, none where it cannot be read."""
-        checks = replace(self._options.checks, level="header")
-        [outcome] = Loader(self._source, checks)([reference.to_line()])
-        return outcome.example["objects"]["label"].tolist() if outcome.example else []
+    def _class_ids(self, references: Sequence[Reference]) -> Iterable[list[int]]:
+        """The classes that images show, none where one cannot be read."""
+        loader = Loader(self._source, replace(self._options.checks, level="header"))
+        for outcome in loader([reference.to_line() for reference in references]):
+            yield outcome.example["objects"]["label"].tolist() if outcome.example else []
 
     def _whole_findings(self, results: Sequence[ShardResult]) -> Iterable[Finding]:
         assert self._plan_made is not None
@@ -372,15 +373,11 @@ class SourceBuilder(ShardBuilder, skip_registration=True):  # type: ignore[call-
     def _image_paths(self, image_ids: Collection[str]) -> Mapping[str, Path]:
         assert self._plan_made is not None
         wanted = set(image_ids)
-        return {
-            reference.image_id: self._source.image_path(reference)
-            for references in self._plan_made.inputs.values()
-            for reference in references
-            if reference.image_id in wanted
-        }
+        every = (reference for references in self._plan_made.inputs.values() for reference in references)
+        return {each.image_id: self._source.image_path(each) for each in every if each.image_id in wanted}
 
     def _source_files(self, image_ids: Collection[str]) -> Mapping[str, str]:
-        source = Path(self._manifest_origin["source"]).absolute()
+        source = location(self._manifest_origin["source"]).absolute()
         if not source.exists():
             return {}
         return {

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from dataflow.cloud_paths import listed
 from dataflow.errors import UsageError
 from dataflow.records import Categories
 from tfds_builders.formats.coco import open_coco
@@ -111,10 +112,12 @@ def _holds(path: Path, sign: str) -> bool:
 def open_source(name: FormatName, path: Path, /, **options: Any) -> Source:
     """The source at `path` in format `name`; see the format's own `open_` function for its options.
 
+    One in an object store is listed at once. Its annotations are read here, its images where they lie, by workers.
+
     Raises:
         UsageError: there is no such source at `path`.
     """
-    return _OPEN[name](path, **options)
+    return _OPEN[name](listed(path), **options)
 
 
 def open_writer(name: ExportName, out: Path, categories: Categories, splits: tuple[str, ...]) -> Writer[Any]:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from dataflow.boxes import Size
+from dataflow.cloud_paths import is_cloud
 from dataflow.findings import Code, Severity
 from dataflow.images import (
     DamagedImageError,
@@ -65,6 +66,8 @@ class Photo:
 
 def inside_root(root: Path, path: Path) -> bool:
     """Whether `path`, links followed, lies within `root`: annotations must not reach files outside their source."""
+    if is_cloud(root):
+        return path.is_relative_to(root) and path.resolve().is_relative_to(root.resolve())
     if path.is_symlink() or path.name in ("", ".."):
         return _is_within(_real(path), _real(root))
     # Most files share a folder, which need not be looked up again.

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dataflow.errors import UsageError
@@ -10,9 +10,8 @@ from dataflow.findings import Code, Finding
 from dataflow.shards import ShardKey, place_in_shard, shard_count, shard_of
 from dataflow.splits import DEFAULT, Fractions, FrameRanges, Splits, split_of_group
 from tfds_builders.source import Reference
-from tfds_builders.stratify import balanced_seed
+from tfds_builders.stratify import ClassIds, balanced_seed
 
-ClassIds = Callable[[Reference], Sequence[int]]
 # With fewer examples per shard, those that are kept together could leave shards empty.
 _FEWEST_TO_KEEP_TOGETHER = 64
 
@@ -45,7 +44,7 @@ class Plan:
 
 
 def plan_shards(references: Sequence[Reference], options: PlanOptions, class_ids: ClassIds) -> Plan:
-    """Give every reference a split and a shard. `class_ids` says which classes an image shows.
+    """Give every reference a split and a shard. `class_ids` says which classes images show.
 
     Of references with one id the first is kept and the others are quarantined.
 

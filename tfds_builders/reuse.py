@@ -10,7 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from dataflow.beam_jobs import ShardJob, results_so_far
-from dataflow.paths import REQUESTS, copy_object, is_cloud
+from dataflow.cloud_paths import is_cloud
+from dataflow.paths import REQUESTS, copy_object
 from dataflow.shards import ShardKey, ShardResult, parse_result
 from tfds_builders.directory import write_text
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
+from dataflow.cloud_paths import is_cloud
 from dataflow.findings import Finding, printable
 from dataflow.records import Categories
 from dataflow.schema import Kind
@@ -22,6 +23,8 @@ ExifPolicy = Literal["apply", "ignore", "refuse"]
 EXIF_POLICIES: tuple[ExifPolicy, ...] = get_args(ExifPolicy)
 # Decoding leaves Python's lock alone; more threads than this are of no use to the one that writes.
 THREADS = min(4, os.cpu_count() or 1)
+# Objects are waited for, some tens of milliseconds each, so that more of them are asked for beside each other.
+_STORE_THREADS = 16
 CheckLevel = Literal["decode", "header"]
 CHECK_LEVELS: tuple[CheckLevel, ...] = get_args(CheckLevel)
 
@@ -149,15 +152,20 @@ class Loader:
     checks: Checks
 
     def __call__(self, lines: Sequence[str]) -> Iterator[Outcome]:
-        """One outcome per reference. Pixels are decoded in threads, a few images ahead of the one that is written."""
-        if self.checks.level == "header":
+        """One outcome per reference. Pixels are decoded in threads, a few images ahead of the one that is written.
+
+        Objects of a store are read in threads, too.
+        """
+        in_store = is_cloud(self.source.root)
+        if self.checks.level == "header" and not in_store:
             yield from map(self._load, lines)
             return
-        with ThreadPoolExecutor(THREADS) as pool:
+        threads, most = (_STORE_THREADS, _STORE_THREADS) if in_store else (THREADS, 2 * THREADS)
+        with ThreadPoolExecutor(threads) as pool:
             ahead: deque[Future[Outcome]] = deque()
             for line in lines:
                 ahead.append(pool.submit(self._load, line))
-                if len(ahead) > 2 * THREADS:
+                if len(ahead) > most:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()

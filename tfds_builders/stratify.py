@@ -5,7 +5,7 @@ seed: the first one whose splits hold every class that they can, in about the ri
 seed, and an update of the dataset uses it again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,11 @@ MOST_IMAGES = 2_000
 TOLERANCE = 0.05
 
 Counts = npt.NDArray[np.int64]
+ClassIds = Callable[[Sequence[Reference]], Iterable[Sequence[int]]]
+"""What says which classes images show, of each in their order."""
 
 
-def balanced_seed(
-    references: Sequence[Reference], splits: Splits, class_ids: Callable[[Reference], Sequence[int]]
-) -> int:
+def balanced_seed(references: Sequence[Reference], splits: Splits, class_ids: ClassIds) -> int:
     """The first seed whose splits lack no class they could have and hold their shares within 5 percent, or the best."""
     assert isinstance(splits, Fractions)
     if len(references) > MOST_IMAGES or len({reference.group_id for reference in references}) < 2:
@@ -41,14 +41,12 @@ def balanced_seed(
     return best
 
 
-def _class_counts(
-    references: Sequence[Reference], class_ids: Callable[[Reference], Sequence[int]]
-) -> tuple[list[str], Counts]:
+def _class_counts(references: Sequence[Reference], class_ids: ClassIds) -> tuple[list[str], Counts]:
     """The scenes, and (scenes, 1 + classes) how many images, and objects of each class, they have."""
     rows: dict[str, int] = {}
     for reference in references:
         rows.setdefault(reference.group_id, len(rows))
-    found = [(rows[reference.group_id], class_ids(reference)) for reference in references]
+    found = [(rows[r.group_id], ids) for r, ids in zip(references, class_ids(references), strict=True)]
     classes = 1 + max((max(ids) for _, ids in found if ids), default=-1)
     counts = np.zeros((len(rows), 1 + classes), np.int64)
     for row, ids in found:

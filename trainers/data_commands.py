@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dataflow.cloud_paths import is_cloud, listed
 from dataflow.errors import UsageError
 from dataflow.findings import Finding
-from dataflow.paths import is_cloud, local_directory
 from dataflow.splits import FrameRanges, Splits, parse_splits
 
 _SHOWN_FINDINGS = 10
@@ -49,17 +49,13 @@ def _dataset_name(wanted: str | None, path: Path) -> str:
 
 
 def ingest(arguments: Namespace) -> dict[str, Any]:
-    """`shardbox ingest`: any source format to a prepared dataset. One in an object store is copied here first."""
-    with local_directory(_existing(arguments.source, "the source")) as source_path:
-        return _ingest(arguments, source_path)
-
-
-def _ingest(arguments: Namespace, source_path: Path) -> dict[str, Any]:
+    """`shardbox ingest`: any source format to a prepared dataset."""
     from tfds_builders.builders import SourceBuilder
     from tfds_builders.choices import open_source, recognise
     from tfds_builders.ingest_options import IngestOptions, listed_options
     from tfds_builders.planning import PlanOptions
 
+    source_path = listed(_existing(arguments.source, "the source"))
     if arguments.format == "auto":
         arguments.format = recognise(source_path)
         print(f"{arguments.source} is read as {arguments.format}")
@@ -81,14 +77,14 @@ def _ingest(arguments: Namespace, source_path: Path) -> dict[str, Any]:
         level=arguments.check,
         file_format=arguments.file_format,
     )
-    listed = listed_options(arguments.format, options, ingest_options, arguments.splits)
+    told = listed_options(arguments.format, options, ingest_options, arguments.splits)
     builder = SourceBuilder(
         source,
         name=name,
         out=arguments.out.resolve(),
         options=ingest_options,
         running=_running(arguments),
-        origin={"source": str(arguments.source), "options": listed},
+        origin={"source": str(arguments.source), "options": told},
         corrections=_corrections(arguments.relabel, source),
         update=arguments.update,
     )
@@ -106,7 +102,7 @@ def _source_options(arguments: Namespace, splits: Splits | None) -> dict[str, An
     """What the format's `open_` function takes."""
     names = tuple(name.strip() for name in arguments.names.split(",")) if arguments.names else ()
     if arguments.format == "coco":
-        return {"images": _existing(arguments.images, "--images") if arguments.images else None}
+        return {"images": listed(_existing(arguments.images, "--images")) if arguments.images else None}
     if arguments.format == "pairs":
         given = {"names": names or None, "targets": arguments.targets, "moved_iou": arguments.moved_iou}
         return {option: value for option, value in given.items() if value is not None}

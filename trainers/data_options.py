@@ -34,7 +34,7 @@ def _add_ingest(commands: Any) -> None:
     parser.add_argument("--out", type=location, required=True, metavar="DIR", help="the dataset goes to DIR/NAME/1.0.0")
     parser.add_argument("--name", help="name of the dataset (default: after SOURCE)")
     parser.add_argument("--names", help="class names a,b,c where SOURCE has none")
-    parser.add_argument("--images", type=local_path, metavar="DIR", help="coco: where the images are")
+    parser.add_argument("--images", type=location, metavar="DIR", help="coco: where the images are")
     parser.add_argument(
         "--relabel",
         type=local_path,

@@ -6,7 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dataflow.paths import is_cloud, location
+from dataflow.cloud_paths import is_cloud
+from dataflow.paths import location
 
 Command = Callable[[argparse.Namespace], dict[str, Any]]
 MODES = ("absolute", "signed", "grey", "threshold", "ssim")

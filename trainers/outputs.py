@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dataflow.cloud_paths import is_cloud
 from dataflow.errors import UsageError
-from dataflow.paths import cache_directory, is_cloud, upload_files
+from dataflow.paths import cache_directory, upload_files
 
 
 def check_output(out: Path, marker: str, overwrite: bool) -> None:

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from dataflow.boxes import xyxy_to_coco
+from dataflow.cloud_paths import is_cloud
 from dataflow.errors import DataRefusedError, UsageError
-from dataflow.paths import is_cloud, local_directory, location
+from dataflow.paths import local_directory, location
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories, Predictions, RecordError
 from dataflow.registration import Method

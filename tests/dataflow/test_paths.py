@@ -10,12 +10,12 @@ from unittest.mock import patch
 
 import pytest
 
-from dataflow import paths
+from dataflow import object_stores
+from dataflow.cloud_paths import CloudPath, is_cloud
 from dataflow.errors import MissingExtraError, UsageError
 from dataflow.paths import (
     cached_files,
     copy_object,
-    is_cloud,
     local_directory,
     local_file,
     location,
@@ -95,13 +95,13 @@ def test_objects_are_copied_listed_and_removed(both: tuple[Path, Path]) -> None:
     copy_object(there / "sub/c.bin", there / "other/e.bin")
     assert (there / "other/e.bin").read_bytes() == FILES["sub/c.bin"]
     removed: list[str] = []
-    unlink = paths.CloudPath.unlink
+    unlink = CloudPath.unlink
 
-    def noted(path: paths.CloudPath, missing_ok: bool = False) -> None:
+    def noted(path: CloudPath, missing_ok: bool = False) -> None:
         removed.append(path.name)
         unlink(path, missing_ok)
 
-    with patch.object(paths.CloudPath, "unlink", noted):
+    with patch.object(CloudPath, "unlink", noted):
         remove_tree(there, last="a.json")
     assert removed[-1] == "a.json" and len(removed) == len(FILES) + 1
     assert objects_below(there) == {}
@@ -130,7 +130,7 @@ def test_copies_of_this_machine(both: tuple[Path, Path], tmp_path: Path) -> None
         assert same == folder / "a.json" and itself == folder
     with patch.dict(os.environ, {"XDG_CACHE_HOME": str(tmp_path / "cache")}):
         [first] = cached_files([there / "a.json"])
-        with patch.object(paths.CloudPath, "download", side_effect=AssertionError("downloaded twice")):
+        with patch.object(CloudPath, "download", side_effect=AssertionError("downloaded twice")):
             assert cached_files([there / "a.json", folder / "b.txt"]) == [first, folder / "b.txt"]
         (there / "a.json").write_bytes(b"{1}")
         [second] = cached_files([there / "a.json"])
@@ -149,25 +149,25 @@ def test_a_bucket_that_is_not_there_says_so(root: Path) -> None:
 
 def test_a_store_that_does_not_answer_is_no_traceback() -> None:
     with patch.dict(os.environ, {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}", "AWS_MAX_ATTEMPTS": "1"}):
-        paths._file_system.cache_clear()
+        object_stores.file_system.cache_clear()
         try:
             with pytest.raises(UsageError, match="check the network"):
                 location("s3://bucket/x").read_bytes()
         finally:
-            paths._file_system.cache_clear()
+            object_stores.file_system.cache_clear()
 
 
 @pytest.mark.parametrize(
     "reason", ["AWS Error ACCESS_DENIED during HeadObject", "Anonymous caller does not have access"]
 )
 def test_who_may_not_is_told_to_log_in(reason: str) -> None:
-    with pytest.raises(UsageError, match="log in"), paths._told(paths.CloudPath("gs://bucket/x")):
+    with pytest.raises(UsageError, match="log in"), object_stores.told("gs://bucket/x"):
         raise OSError(reason)
 
 
 @pytest.mark.parametrize(("url", "package"), [("gs://b/x", "gcsfs"), ("s3://b/x", "pyarrow")])
 def test_without_its_package_the_extra_is_named(url: str, package: str) -> None:
-    paths._file_system.cache_clear()
+    object_stores.file_system.cache_clear()
     with patch.dict(sys.modules, {package: None}), pytest.raises(MissingExtraError, match=r"shardbox\[cloud\]"):
         location(url).exists()
 

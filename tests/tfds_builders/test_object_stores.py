@@ -13,8 +13,9 @@ import tensorflow_datasets as tfds
 
 from dataflow import paths
 from dataflow.bridge import BatchLoader
+from dataflow.cloud_paths import CloudPath, is_cloud
 from dataflow.errors import UsageError
-from dataflow.paths import CloudPath, location, objects_below
+from dataflow.paths import location, objects_below
 from dataflow.prepared import METRICS, PreparedDataset
 from dataflow.resize import ResizePolicy
 from dataflow.shards import FileFormat
@@ -54,7 +55,7 @@ def build(source: Path, out: Path, update: bool = False, file_format: FileFormat
 
 def contents(path: Path) -> dict[str, bytes]:
     """Every file of a dataset, in a store or here."""
-    files = [path / name for name in objects_below(path)] if paths.is_cloud(path) else sorted(path.iterdir())
+    files = [path / name for name in objects_below(path)] if is_cloud(path) else sorted(path.iterdir())
     return {file.name: file.read_bytes() for file in files if file.name != METRICS}
 
 

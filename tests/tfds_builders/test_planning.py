@@ -24,10 +24,14 @@ def reference(name: str, scene: str | None = None, split: str | None = None, num
     return Reference(name, name if scene is None else scene, num_bytes, None, f"{name}.jpg", split)
 
 
+def no_classes(references: Sequence[Reference]) -> list[list[int]]:
+    return [[] for _ in references]
+
+
 def plan_of(
     references: Sequence[Reference], splits: Splits | None = None, seed: int | None = 0, **options: Any
 ) -> Plan:
-    return plan_shards(references, PlanOptions(splits, seed, **options), lambda _: ())
+    return plan_shards(references, PlanOptions(splits, seed, **options), no_classes)
 
 
 def planned(plan: Plan) -> list[tuple[ShardKey, Reference]]:
@@ -176,9 +180,9 @@ class TestBalance:
     def references(self, n: int = 40) -> list[Reference]:
         return [reference(f"{i}") for i in range(n)]
 
-    def rare(self, ref: Reference) -> list[int]:
+    def rare(self, references: Sequence[Reference]) -> list[list[int]]:
         """Class 0 in every image, class 1 in three."""
-        return [0, 1] if ref.image_id in ("3", "14", "25") else [0]
+        return [[0, 1] if ref.image_id in ("3", "14", "25") else [0] for ref in references]
 
     def test_every_split_has_every_class_that_it_can(self) -> None:
         plan = plan_shards(self.references(), PlanOptions(), self.rare)
@@ -197,11 +201,11 @@ class TestBalance:
 
     def test_the_best_where_none_is_right(self) -> None:
         """Two scenes cannot hold 80/20, but both splits get one."""
-        plan = plan_shards(self.references(2), PlanOptions(), lambda _: [0])
+        plan = plan_shards(self.references(2), PlanOptions(), lambda references: [[0]] * len(references))
         assert set(splits_of(plan).values()) == {"train", "validation"}
 
     def test_splits_of_the_source_are_not_looked_at(self) -> None:
-        def never(_: Reference) -> list[int]:
+        def never(_: Sequence[Reference]) -> list[list[int]]:
             raise AssertionError
 
         given = [reference(f"{i}", split="train" if i % 3 else "test") for i in range(30)]

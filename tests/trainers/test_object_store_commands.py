@@ -9,8 +9,9 @@ from unittest.mock import patch
 
 import pytest
 
+from dataflow.cloud_paths import CloudPath
 from dataflow.errors import UsageError
-from dataflow.paths import CloudPath, cache_directory, location, objects_below, upload_files
+from dataflow.paths import cache_directory, location, objects_below, upload_files
 from dataflow.prepared import METRICS, PreparedDataset
 from tests.factories import logical_dataset, write_yolo
 from tests.object_stores import STORES, object_store

@@ -77,7 +77,7 @@ class _Image:
 
 @dataclass(frozen=True)
 class CocoSource:
-    """COCO instances, as `open_coco` found them in or beside the folder `root`."""
+    """COCO instances, as `open_coco` found them, with their images in the folder `root`."""
 
     root: Path
     classes: Classes
@@ -113,8 +113,8 @@ class CocoSource:
         return Reference(
             image_id=f"{file.path.name}#{entry.pointer}" if is_twice else name,
             group_id=name,
-            num_bytes=file_size(path),
-            payload=entry.payload() | {"json": file.path.name, "folder": _relative(file.images, self.root)},
+            num_bytes=file_size(path) if entry.file else 0,
+            payload=entry.payload() | {"json": file.path.name, "folder": file.images.relative_to(self.root).as_posix()},
             file=entry.file,
             split=file.split,
             stamp=file_stamp(path),
@@ -217,7 +217,10 @@ def open_coco(source: Path, images: Path | None = None) -> CocoSource:
         split = split_of_name(path.stem) if len(paths) > 1 else None
         files.append(CocoFile(path, images or _find_images(path, content), split))
     assert first is not None
-    return CocoSource(_base(paths[0]), first, tuple(files))
+    base = _base(paths[0])
+    # Workers read images alone.
+    root = base if images is None or images.is_relative_to(base) else images
+    return CocoSource(root, first, tuple(files))
 
 
 def _json_files(source: Path) -> list[Path]:
@@ -235,11 +238,6 @@ def split_of_name(stem: str) -> str | None:
 def _base(path: Path) -> Path:
     """The folder that a JSON file and its images are in."""
     return path.parent.parent if path.parent.name == "annotations" else path.parent
-
-
-def _relative(folder: Path, root: Path) -> str:
-    """A folder of images relative to the root; as it is where it lies elsewhere."""
-    return folder.relative_to(root).as_posix() if folder.is_relative_to(root) else str(folder)
 
 
 def _find_images(path: Path, content: CocoContent) -> Path:

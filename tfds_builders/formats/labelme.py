@@ -16,6 +16,7 @@ from typing import Any
 
 from dataflow.errors import UsageError
 from dataflow.findings import Code, Finding, Severity
+from dataflow.paths import read_each
 from dataflow.records import Categories, ImageRecord, Objects, RecordError
 from dataflow.schema import Kind
 from dataflow.shards import Outcome
@@ -181,13 +182,14 @@ def holds_labelme(source: Path, limit: int | None = _LOOKED_AT) -> bool:
 
 def _contents(root: Path) -> Iterator[tuple[str, Any]]:
     """Every JSON file below `root`, and what it holds: a ValueError or OSError where that cannot be told."""
-    for path in sorted(files_below(root, _JSON)):
-        content: Any
+    paths = sorted(files_below(root, _JSON))
+    inside = [inside_root(root, path) for path in paths]
+    read = read_each([path for path, within in zip(paths, inside, strict=True) if within])
+    for path, within in zip(paths, inside, strict=True):
+        content: Any = next(read) if within else PermissionError("the path leaves the source")
         try:
-            if not inside_root(root, path):
-                raise PermissionError("the path leaves the source")
-            content = _parse(path.read_bytes())
-        except (OSError, ValueError) as error:
+            content = _parse(content) if isinstance(content, bytes) else content
+        except ValueError as error:
             content = error
         yield path.relative_to(root).as_posix(), content
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dataflow.cloud_paths import is_cloud
 from dataflow.findings import Code, Finding, printable
 from tfds_builders.formats.frame_labels import is_label_file
 from tfds_builders.formats.pair_list import FRAME_KEYS, TARGETS_KEY, Row, Way, read_rows
@@ -189,6 +190,8 @@ def _path_problem(value: Any) -> str:
 def _tidy(root: Path, value: str) -> str:
     """A path without `.`, `..` and double slashes; written on Windows, or in full, it still is the same file."""
     value = value.strip()
+    if is_cloud(root):
+        value = value.removeprefix(f"{root}/")
     if "\\" in value and not os.path.lexists(root / value):
         value = value.replace("\\", "/")
     if posixpath.isabs(value) and Path(value).is_relative_to(root):

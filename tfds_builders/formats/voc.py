@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 from dataflow.boxes import voc_to_xyxy
 from dataflow.errors import UsageError
 from dataflow.findings import Code, Finding, printable
+from dataflow.paths import read_each
 from dataflow.records import Categories
 from dataflow.schema import Kind
 from dataflow.shards import Outcome
@@ -220,10 +221,10 @@ def _names_listed(source: Path) -> tuple[str, ...]:
 
 def _names_that_occur(root: Path, annotations: Path) -> tuple[str, ...]:
     names: set[str] = set()
-    for path in files_below(annotations, _XML):
+    for data in read_each([path for path in files_below(annotations, _XML) if inside_root(root, path)]):
         try:
-            names |= _names_in(parse_xml(path.read_bytes())) if inside_root(root, path) else set()
-        except (XmlError, OSError):
+            names |= _names_in(parse_xml(data)) if isinstance(data, bytes) else set()
+        except XmlError:
             continue  # It becomes a finding when its image is loaded.
     return tuple(sorted(name for name in names if name))
 

@@ -18,6 +18,7 @@ import numpy as np
 from dataflow.boxes import Size, cxcywh_to_xyxy, tfds_to_xyxy
 from dataflow.errors import UsageError
 from dataflow.findings import Code, Finding
+from dataflow.paths import location, walk
 from dataflow.records import Categories
 from dataflow.schema import Kind
 from dataflow.shards import Outcome
@@ -229,12 +230,12 @@ def _files(
     Folders `apart` are left out. Links to folders are not followed, since they might lead out of the source or round
     in circles: they are added to `links`.
     """
-    for base, folders, names in os.walk(root / folder):
+    for base, folders, names in walk(root / folder):
         relative = os.path.relpath(base, root)
         prefix = "" if relative == "." else f"{relative}/"
         folders[:] = [name for name in folders if f"{prefix}{name}" not in apart]
         if links is not None:
-            links += [f"{prefix}{name}" for name in folders if Path(base, name).is_symlink()]
+            links += [f"{prefix}{name}" for name in folders if (location(base) / name).is_symlink()]
         for name in names:
             if _is_one(name, suffixes):
                 yield f"{prefix}{name}"

@@ -7,15 +7,17 @@ exists below the source: that is a guess, and a finding.
 
 import codecs
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from dataflow.cloud_paths import is_cloud
 from dataflow.errors import UsageError
 from dataflow.findings import Code, Finding
+from dataflow.paths import location
 from dataflow.records import RecordError
 from tfds_builders.classes import Classes, named_classes, numbered_classes
 from tfds_builders.photo import inside_root
@@ -60,7 +62,7 @@ def read_description(path: Path, names: Sequence[str], may_leave: bool) -> Layou
     described = _read_yaml(path)
     classes = named_classes(names) if names else _classes(described, path)
     base = path.parent
-    if described.get("path") and _holds(Path.is_dir, base / str(described["path"])):
+    if described.get("path") and _is_folder(base / str(described["path"])):
         base = base / str(described["path"])
     outside = not inside_root(path.parent, base)
     if outside and not may_leave:
@@ -178,8 +180,8 @@ def _guess_place(root: Path, key: str, entry: str, taken: Collection[str]) -> Pl
 
 
 def _place(root: Path, key: str, path: Path) -> Place | None:
-    is_list = path.suffix == ".txt" and _holds(Path.is_file, path)
-    if not (is_list or _holds(Path.is_dir, path)) or not inside_root(root, path):
+    is_list = path.suffix == ".txt" and _is_file(path)
+    if not (is_list or _is_folder(path)) or not inside_root(root, path):
         return None
     # Links inside the source keep their own names: labels are looked for beside those.
     relative = Path(os.path.relpath(path, root))
@@ -233,10 +235,18 @@ def stem(file: str) -> str:
     return file if dot < 0 else file[:dot]
 
 
-def _holds(check: Callable[[Path], bool], path: Path) -> bool:
-    """Whether a path is there and such; not where its name is longer than any can be, or its folder closed."""
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; not where its name is longer than any can be, or its folder closed."""
     try:
-        return check(path)
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _is_folder(path: Path) -> bool:
+    """The same of a folder."""
+    try:
+        return path.is_dir()
     except OSError:
         return False
 
@@ -319,7 +329,7 @@ class ListReader:
     def _find(self, text: str, parent: Path) -> "_There | None":
         """The file that a line means, or None where there is none."""
         for folder in dict.fromkeys((parent, self._base, self._root)):
-            file = self._below_root(folder / text)
+            file = self._below_root(_joined(folder, text))
             if file is not None and self._is_file(file):
                 return _There(file)
         moved = self._moved_file(text)
@@ -344,12 +354,12 @@ class ListReader:
 
     def _missing(self, text: str, parent: Path) -> tuple[str, Code]:
         """A name for a file that is not there, and whether it would lie within the source."""
-        spelt = (self._below_root(folder / text) for folder in (parent, self._base))
+        spelt = (self._below_root(_joined(folder, text)) for folder in (parent, self._base))
         file = self._moved_file(text) or next(filter(None, spelt), None)
         return (file, Code.IMAGE_MISSING) if file else (next(tails(text), "_"), Code.IMAGE_OUTSIDE_ROOT)
 
     def _is_file(self, file: str) -> bool:
-        return _holds(Path.is_file, self._root / file)
+        return _is_file(self._root / file)
 
     def _below_root(self, path: Path) -> str | None:
         """A path (relative ones start from the working directory) relative to the root, or None outside it."""
@@ -363,6 +373,12 @@ class _There:
 
     file: str
     is_guess: bool = False
+
+
+def _joined(folder: Path, text: str) -> Path:
+    """A line of a list as a path: from a folder on, unless it is whole."""
+    whole = location(text)
+    return whole if is_cloud(whole) else folder / text
 
 
 def _absolute(path: Path) -> str:

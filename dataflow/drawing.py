@@ -18,8 +18,6 @@ Channels = tuple[float, float, float]
 
 _SIX_CHANNELS = [n for channel in range(6) for n in (channel, channel)]
 """For OpenCV: every channel of two images to the same channel of one."""
-_STRIP_BYTES = 2 << 20
-"""Of floats that are worked on at a time: what the caches hold, in few calls, since each gives up the GIL."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,10 @@ class ByteCanvas:
 
     dtype: type[np.generic] = np.uint8
 
-    def put(self, images: Sequence[RgbImage], part: npt.NDArray[Any]) -> None:
-        """One or two images (h, w, 3) side by side into the channels of `part` (h, w, C)."""
+    def put(self, images: Sequence[RgbImage], pixels: npt.NDArray[Any]) -> None:
+        """One or two images (h, w, 3) side by side into the channels of `pixels` (H, W, C), at its top left."""
+        height, width = images[0].shape[:2]
+        part = pixels[:height, :width]
         if len(images) == 1:
             np.copyto(part, images[0])
         else:
@@ -56,24 +56,19 @@ class FloatCanvas:
     dtype: type[np.generic] = np.float32
 
     def __init__(self, normalisation: Normalisation) -> None:
-        self._shift, self._scale = map(shares_to_levels, (normalisation.mean, normalisation.std))
+        from dataflow.float_pixels import put_normalised
 
-    def put(self, images: Sequence[RgbImage], part: npt.NDArray[Any]) -> None:
-        """One or two images (h, w, 3) side by side into the channels of `part` (h, w, C)."""
+        self._put = put_normalised
+        self._levels = [shares_to_levels(values).numpy() for values in (normalisation.mean, normalisation.std)]
+
+    def put(self, images: Sequence[RgbImage], pixels: npt.NDArray[Any]) -> None:
+        """One or two images (h, w, 3) side by side into the channels of `pixels` (H, W, C), at its top left."""
+        image = images[0]
         if len(images) > 1:
-            joined = np.empty(part.shape, np.uint8)
-            cv2.mixChannels(list(images), [joined], _SIX_CHANNELS)
-            images = (joined,)
-        height, width, channels = part.shape
-        bytes_ = torch.from_numpy(images[0]).view(height, width * channels)
-        floats = torch.from_numpy(part).flatten(1)
-        repeats = width * channels // 3
-        shift, scale = self._shift.repeat(repeats), self._scale.repeat(repeats)
-        rows = max(1, _STRIP_BYTES // (4 * width * channels))
-        for top in range(0, height, rows):
-            strip = floats[top : top + rows]
-            strip.copy_(bytes_[top : top + rows])
-            strip.sub_(shift).div_(scale)
+            image = np.empty((*image.shape[:2], pixels.shape[2]), np.uint8)
+            cv2.mixChannels(list(images), [image], _SIX_CHANNELS)
+        shift, scale = (np.tile(levels, len(images)) for levels in self._levels)
+        self._put(image, shift, scale, pixels)
 
 
 Canvas = ByteCanvas | FloatCanvas
@@ -83,7 +78,7 @@ def draw(images: Sequence[RgbImage], place: Place, canvas: Canvas) -> None:
     """Put images (h, w, 3) of one size at the top left of a place, zero the rest, and say so in the mask."""
     height, width = images[0].shape[:2]
     pixels, mask = place
-    canvas.put(images, pixels[:height, :width])
+    canvas.put(images, pixels)
     mask[:height, :width] = True
     if height < len(mask):
         pixels[height:] = 0

@@ -2,13 +2,15 @@
 
     python benchmarks/curves.py RUN [RUN ...] --out docs/curves
 
-Each RUN was trained with `--evaluate-every`; its `run.json` holds the figures. Runs that average their weights
-(`--ema`) are drawn in green, the others in orange. Writes `OUT-ap50.svg` and `OUT-loss.svg`, and prints a table.
+Each RUN was trained with `--evaluate-every`; its `run.json` holds the figures. Each recipe has a plot of its runs, in
+green those that average their weights (`--ema`), in orange the others. Writes `OUT-ap50.svg` and `OUT-loss.svg`, and
+prints a table.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,22 @@ from measuring import ROOT
 
 Run = dict[str, Any]
 Points = list[tuple[float, float]]
+WIDTH, HEIGHT = 520, 300
+"""Of a plot."""
+HEADING, INDENT = 26, 56
+"""Height of the line above it, and where that begins."""
 
 
 def read(path: Path) -> Run:
     """What `run.json` says of a run that was evaluated while it trained."""
     sys.path.insert(0, str(ROOT))
+    from dataflow.errors import UsageError
     from trainers.runs import read_description
 
-    run: Run = read_description(path)
+    try:
+        run: Run = read_description(path)
+    except UsageError as error:
+        raise SystemExit(f"curves: {error}") from error
     if not run.get("evaluations"):
         raise SystemExit(f"curves: {path} was not evaluated while it trained; train with --evaluate-every")
     return run
@@ -38,25 +48,41 @@ def loss(run: Run) -> Points:
     return [(step, value) for step, value in run["losses"]]
 
 
-def svg(title: str, label: str, runs: Sequence[Run], points: Callable[[Run], Points]) -> str:
-    """A plot that stands on its own, on light paper and on dark."""
+def sheet(title: str, label: str, runs: Sequence[Run], points: Callable[[Run], Points]) -> str:
+    """A picture that stands on its own, on light paper and on dark: a plot for each recipe, two beside each other."""
     from trainers.charts import PALETTE_DARK, PALETTE_LIGHT, STYLE
+
+    by_recipe: dict[str, list[Run]] = {}
+    for run in runs:
+        by_recipe.setdefault(run["recipe"]["name"], []).append(run)
+    high = max(1.0, *(value for run in runs for _, value in points(run)))
+    columns = min(2, len(by_recipe))
+    parts = []
+    for place, (name, own) in enumerate(by_recipe.items()):
+        x, y = place % columns * WIDTH, place // columns * (HEIGHT + HEADING)
+        parts.append(f'<text class="name" x="{x + INDENT}" y="{y + 20}">{escape(name)}</text>')
+        drawn = panel(name, label, own, points, high)
+        parts.append(drawn.replace("<svg ", f'<svg x="{x}" y="{y + HEADING}" width="{WIDTH}" height="{HEIGHT}" ', 1))
+    width, height = columns * WIDTH, -(-len(by_recipe) // columns) * (HEIGHT + HEADING)
+    colours = f"svg{{{PALETTE_LIGHT}}}@media(prefers-color-scheme:dark){{svg{{{PALETTE_DARK}}}}}"
+    style = f"<style>{colours}{STYLE}.name {{ font: bold 13px system-ui, sans-serif; fill: var(--ink); }}</style>"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(title)}">{style}<rect width="100%" height="100%" style="fill:var(--paper)"/>\n'
+        + "\n".join(parts)
+        + "</svg>\n"
+    )
+
+
+def panel(name: str, label: str, runs: Sequence[Run], points: Callable[[Run], Points], high: float) -> str:
+    """The plot of one recipe's runs."""
     from trainers.plots import Axis, Mark, plot
 
-    lines = [points(run) for run in runs]
-    high = max(1.0, *(value for line in lines for _, value in line))
-    x = Axis("step", 0, max(step for line in lines for step, _ in line))
+    last = max(step for run in runs for step, _ in points(run))
     marks = [
-        Mark(
-            line, "own" if run["recipe"].get("ema") is None else "best", f"{run['recipe']['name']}, seed {run['seed']}"
-        )
-        for run, line in zip(runs, lines, strict=True)
+        Mark(points(run), "own" if run["recipe"].get("ema") is None else "best", f"seed {run['seed']}") for run in runs
     ]
-    drawn = plot(title, x, Axis(label, 0, high), marks)
-    colours = f":root{{{PALETTE_LIGHT}}}@media(prefers-color-scheme:dark){{:root{{{PALETTE_DARK}}}}}"
-    at = drawn.index(">") + 1
-    paper = '<rect width="100%" height="100%" style="fill:var(--paper)"/>'
-    return f"{drawn[:at]}<style>{colours}{STYLE}</style>{paper}{drawn[at:]}\n"
+    return plot(f"{label} of {name} over steps", Axis("step", 0, last), Axis(label, 0, high), marks)
 
 
 def row(run: Run) -> str:
@@ -75,7 +101,7 @@ def main() -> None:
     given = parser.parse_args()
     runs = [read(path) for path in given.runs]
     for name, label, points in (("ap50", "AP50", ap50), ("loss", "loss of the training batches", loss)):
-        Path(f"{given.out}-{name}.svg").write_text(svg(f"{label} over steps", label, runs, points))
+        Path(f"{given.out}-{name}.svg").write_text(sheet(f"{label} over steps", label, runs, points))
     print("| recipe | `--ema` | seed | AP50 at the end | best AP50 |\n|---|---|---|---|---|")
     for run in runs:
         print(row(run))

@@ -57,7 +57,7 @@ class Axis:
             return [value for value in values if self.low * 0.999 <= value <= self.high * 1.001]
         if not self.high > self.low:
             return [self.low]
-        rough = (self.high - self.low) / 4
+        rough = (self.high - self.low) / 5
         unit = 10 ** math.floor(math.log10(rough))
         step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= rough * 0.999)
         first = math.ceil(self.low / step - 1e-9)

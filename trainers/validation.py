@@ -4,14 +4,15 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
+import cv2
 import torch
 from torch import Tensor
-from torchvision.utils import draw_bounding_boxes
 from transformers import PreTrainedModel
 
 from dataflow.batches import Batch, normalise
 from dataflow.bridge import BatchLoader
 from dataflow.errors import UsageError
+from dataflow.images import RgbImage
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Predictions
 from trainers import processes
@@ -28,8 +29,10 @@ from trainers.watch import Watch
 _SHOWN_SCORE = 0.3
 """Detections below it are not drawn: most of the hundred that average precision wants are."""
 _SHOWN_EDGE = 640
-"""Pixels of a picture's longer edge, about: a small image is magnified, or lines and scores would cover it."""
-_TRUTH, _FOUND = "lime", "red"
+"""Pixels of a picture's longer edge, at least: a small image is magnified, or lines and scores would cover it."""
+_TRUTH, _FOUND, _EDGE = (0, 230, 0), (255, 70, 70), (20, 20, 20)
+_LINE = 12
+"""Height of a line of text, px."""
 
 Show = Callable[[str, Tensor, int], None]
 """Takes an image's id, a picture (3, H, W) uint8 and the step."""
@@ -143,21 +146,32 @@ def draw(batch: Batch, index: int, detections: Detections) -> Tensor:
     """
     size = batch.sizes[index]
     height, width = size.tolist()
-    factor = max(1, _SHOWN_EDGE // max(height, width))
+    factor = -(-_SHOWN_EDGE // max(height, width))
     pixels = batch.pixel_values[index, :, :height, :width]
     pixels = pixels.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
     sure = (detections.scores >= _SHOWN_SCORE).nonzero().flatten().flip(0).cpu()  # The surest is drawn last.
     truth = cxcywh_to_xyxy(batch.targets[index].boxes, size * factor)
     found = cxcywh_to_xyxy(detections.boxes.float().cpu()[sure], size * factor)
-    labels = [f"{score:.2f}" for score in detections.scores.cpu()[sure].tolist()]
+    scores = detections.scores.cpu()[sure].tolist()
     drawn = []
     for image in torch.split(pixels, 3):
-        # Drawing warns where there is nothing to draw.
-        shown = draw_bounding_boxes(image, _ordered(found), labels=labels, colors=_FOUND) if len(found) else image
-        drawn.append(draw_bounding_boxes(shown, _ordered(truth), colors=_TRUTH, width=2) if len(truth) else shown)
+        canvas = image.permute(1, 2, 0).numpy().copy()
+        for x0, y0, x1, y1 in _whole(truth):
+            cv2.rectangle(canvas, (x0, y0), (x1, y1), _TRUTH, 3)
+        for (x0, y0, x1, y1), score in zip(_whole(found), scores, strict=True):
+            cv2.rectangle(canvas, (x0, y0), (x1, y1), _FOUND, 1)
+            _write(canvas, f"{score:.2f}", (x0, max(y0 - 4, _LINE)))
+        drawn.append(torch.from_numpy(canvas).permute(2, 0, 1))
     return torch.cat(drawn, dim=2)
 
 
-def _ordered(boxes: Tensor) -> Tensor:
-    """Boxes whose corners are in order, which drawing wants even of one that is thinner than rounding."""
-    return torch.cat([boxes[:, :2], torch.maximum(boxes[:, :2], boxes[:, 2:])], dim=1)
+def _whole(boxes: Tensor) -> list[list[int]]:
+    """Boxes (N, 4) in whole pixels, which are numbers whatever they were."""
+    whole: list[list[int]] = boxes.nan_to_num().clamp(-_SHOWN_EDGE, 100 * _SHOWN_EDGE).round().int().tolist()
+    return whole
+
+
+def _write(canvas: RgbImage, text: str, place: tuple[int, int]) -> None:
+    """A line of text that begins at `place` (x, y), on a dark edge, so that it shows on any picture."""
+    for colour, thickness in ((_EDGE, 3), (_FOUND, 1)):
+        cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, thickness, cv2.LINE_AA)

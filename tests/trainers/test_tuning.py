@@ -304,8 +304,8 @@ class TestReport:
         assert "the recipe&#x27;s own values" in page
 
     def test_axes_have_round_numbers(self) -> None:
-        assert [text for _, text in Axis("", 0, 1).ticks()] == ["0", "0.5", "1"]
-        assert [text for _, text in Axis("", 0, 0.93).ticks()] == ["0", "0.5"]
+        assert [text for _, text in Axis("", 0, 1).ticks()] == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
+        assert [text for _, text in Axis("", 0, 0.93).ticks()] == ["0", "0.2", "0.4", "0.6", "0.8"]
         assert [text for _, text in Axis("", 1e-5, 1e-1, True).ticks()] == ["1e-05", "0.0001", "0.001", "0.01", "0.1"]
         assert Axis("", 4e-4, 1e-2, True).share(2e-3) == pytest.approx(0.5)
         assert Axis("", names=("a", "b")).ticks() == [(0.25, "a"), (0.75, "b")]

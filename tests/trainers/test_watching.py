@@ -98,7 +98,7 @@ def test_tensorboard_shows_figures_and_the_same_images_again(watched: Path) -> N
     assert events.Tags()["images"] == [f"validation/image{n}" for n in range(3)]
     shown = events.Images("validation/image1")
     assert [event.step for event in shown] == [2, 4, 6]
-    assert (shown[0].width, shown[0].height) == (13 * 48, 13 * 32)  # Small images are magnified.
+    assert (shown[0].width, shown[0].height) == (14 * 48, 14 * 32)  # Small images are magnified.
 
 
 class Stopped(TrainerCallback):

@@ -78,6 +78,12 @@ class Page:
                 if time.monotonic() > end:
                     raise
 
+    def click_text(self, text: str, script: str) -> None:
+        """Click what has exactly this text, and wait for an expression to be true."""
+        leaf = f"[...document.querySelectorAll('*')].find(e => !e.children.length && e.innerText == {json.dumps(text)})"
+        self.wait_for(f"({leaf})?.click() === undefined && !!({leaf})")
+        self.wait_for(script)
+
     def save(self, path: Path) -> bytes:
         """A screenshot, as PNG."""
         picture = base64.b64decode(self.call("Page.captureScreenshot")["data"])

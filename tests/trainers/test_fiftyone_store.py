@@ -173,6 +173,9 @@ def test_another_run_extends_the_dataset_and_edits_stay(samples, stores, fo, nam
     assert (other.added, other.samples, len(stored)) == (4, 4, 8)
     assert stored.count_sample_tags() == {"train": 4, "validation": 4, "look again": 1}
     assert len(stored.exists("pred_first")) == 8 and len(stored.exists("pred_second")) == 4
+    results = stored.load_evaluation_results("eval_first", cache=False)
+    found, objects = (stored.count_values(f"{side}.detections.eval_first") for side in ("pred_first", "ground_truth"))
+    assert len(results.ytrue) == found["tp"] + found["fp"] + objects["fn"]  # Of both splits.
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import re
+import stat
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -11,8 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath, PurePosixPath
-from types import SimpleNamespace
-from typing import IO, Any, ClassVar, cast
+from typing import IO, Any, ClassVar, NamedTuple, cast
 
 from dataflow.errors import UsageError
 from dataflow.object_stores import SCHEMES, file_system, list_objects, nanoseconds, told
@@ -211,13 +211,22 @@ def _not_there(path: CloudPath) -> FileNotFoundError:
     return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
-def _status(info: dict[str, Any]) -> Any:
+class _Status(NamedTuple):
+    """As much of `os.stat_result` as stores know."""
+
+    st_size: int
+    st_mtime_ns: int
+    st_mode: int = stat.S_IFREG
+
+
+_FOLDER = _Status(0, 0, stat.S_IFDIR)
+
+
+def _status(info: dict[str, Any]) -> _Status:
+    if info["type"] == "directory":
+        return _FOLDER
     time: Any = info.get("mtime")
-    return _told_status(int(info.get("size") or 0), nanoseconds(time if hasattr(time, "timestamp") else None))
-
-
-def _told_status(size: int, time: int) -> Any:
-    return SimpleNamespace(st_size=size, st_mtime_ns=time)
+    return _Status(int(info.get("size") or 0), nanoseconds(time if hasattr(time, "timestamp") else None))
 
 
 @contextmanager
@@ -259,9 +268,9 @@ class _Listing:
             yield name, bool(slash)
             at = self.range_of(f"{folder}/{name}")[1] if slash else at + 1
 
-    def status(self, place: int) -> Any:
+    def status(self, place: int) -> _Status:
         """As `Path.stat` gives it."""
-        return _told_status(self.sizes[place], self.times[place])
+        return _Status(self.sizes[place], self.times[place])
 
 
 def _listing(folder: CloudPath) -> _Listing:
@@ -295,7 +304,7 @@ class _ListedPath(CloudPath):
         start, stop = listing.range_of(key)
         if start == stop:
             raise _not_there(self)
-        return {"type": "directory", "status": _told_status(0, 0)}
+        return {"type": "directory", "status": _FOLDER}
 
     def stat(self) -> Any:
         """`st_size` (bytes) and `st_mtime_ns`."""

@@ -34,6 +34,19 @@ def location(text: str | os.PathLike[str]) -> Path:
     return Path(text)
 
 
+def nearest(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there: what is yet to be written is not.
+
+    Raises:
+        UsageError: its object store cannot be used, or has no such bucket.
+    """
+    while not path.exists() and path != path.parent:
+        if is_cloud(path) and len(path.parts) <= 2:  # Of a scheme and a bucket.
+            raise UsageError(f"there is no bucket {path}", "create it first, or mend its name")
+        path = path.parent
+    return path
+
+
 def walk(folder: Path) -> Iterator[tuple[str | Path, list[str], list[str]]]:
     """`os.walk`, in object stores, too."""
     return folder.walk() if isinstance(folder, CloudPath) else os.walk(folder)

@@ -14,7 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dataflow.cloud_paths import is_cloud
 from dataflow.cluster import answers, host_of, is_here
+from dataflow.errors import ShardboxError
+from dataflow.paths import location, nearest
 from dataflow.runners import Check, Submission, engine_is_here, environment
 
 PATIENCE_S = 60.0
@@ -27,8 +30,35 @@ def answer(paths: Mapping[str, str]) -> dict[str, Any]:
         "shardbox": version("shardbox"),
         "apache-beam": version("apache-beam"),
         "Python": platform.python_version(),
-        "sees": {what: Path(path).exists() for what, path in paths.items()},
+        "blind": {what: _reason(path) for what, path in paths.items()},
     }
+
+
+def _reason(path: str) -> str:
+    """Why a worker does not see a path; "" where it does."""
+    try:
+        return "" if location(path).exists() else "it is not there"
+    except ShardboxError as error:
+        return str(error)
+
+
+def store_checks(paths: Mapping[str, str]) -> list[Check]:
+    """Whether paths in object stores are seen from here: the source, and the bucket to write to."""
+    checks = []
+    for what, path in paths.items():
+        place = location(path)
+        if not is_cloud(place):
+            continue
+        try:
+            there = nearest(place)
+        except ShardboxError as error:
+            checks.append(Check(f"{what}, from here", "bad", error.message, error.remedy))
+            continue
+        if what == "source" and there != place:
+            checks.append(Check(f"{what}, from here", "bad", f"{place} does not exist", "check the path"))
+        else:
+            checks.append(Check(f"{what}, from here", "good", f"{there} is there"))
+    return checks
 
 
 def ask_pool(submission: Submission, patience_s: float = PATIENCE_S) -> list[Check]:
@@ -41,7 +71,7 @@ def ask_pool(submission: Submission, patience_s: float = PATIENCE_S) -> list[Che
         return []
     if is_here(host_of(address)) and not engine_is_here(submission):
         return []
-    paths = {what: _existing(path) for what, path in submission.paths.items() if "://" not in path}
+    paths = {what: str(nearest(location(path))) for what, path in submission.paths.items()}
     code = f"from dataflow.beam_jobs import question; print({_ANSWER!r} + question(*{(address, paths)!r}))"
     folders = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
@@ -60,14 +90,6 @@ def ask_pool(submission: Submission, patience_s: float = PATIENCE_S) -> list[Che
     if not told:
         return [_failure(done.stderr)]
     return list(_compared(submission, json.loads(told[-1]), paths))
-
-
-def _existing(path: str) -> str:
-    """The path, or the nearest folder above it that exists: what is yet to be written cannot be seen."""
-    found = Path(path)
-    while not found.exists() and found != found.parent:
-        found = found.parent
-    return str(found)
 
 
 def _failure(log: str) -> Check:
@@ -91,8 +113,14 @@ def _compared(submission: Submission, told: Mapping[str, Any], paths: Mapping[st
         checks = [Check("packages of workers", "bad", ", ".join(other), "install the same versions in both places")]
     else:
         checks = [Check("packages of workers", "good", f"a worker of the pool has {has}")]
-    for what, seen in told["sees"].items():
-        told_so = f"a worker of the pool {'sees' if seen else 'does not see'} {paths[what]}"
-        remedy = "" if seen else "use gs:// or s3://, or a disk that is at the same place for all"
-        checks.append(Check(what, "good" if seen else "bad", told_so, remedy))
-    return checks
+    return [*checks, *(_sight(what, paths[what], reason) for what, reason in told["blind"].items())]
+
+
+def _sight(what: str, path: str, reason: str) -> Check:
+    """Whether a worker sees a path."""
+    if not reason:
+        return Check(what, "good", f"a worker of the pool sees {path}")
+    remedy = "use gs:// or s3://, or a disk that is at the same place for all"
+    if is_cloud(location(path)):
+        remedy = "workers need shardbox[cloud], and credentials of their own"
+    return Check(what, "bad", f"a worker of the pool does not see {path}: {reason}", remedy)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from dataflow.findings import Policy
@@ -49,7 +49,7 @@ def listed_options(
             listed["names"] = ",".join(value) or None
         elif name == "name":
             listed["names"] = value
-        elif not isinstance(value, Path | FrameRanges):
+        elif not isinstance(value, PurePath | FrameRanges):
             listed[name] = value
     known = ("names", "pair_gap", "moved_iou", "targets")  # In the order of the command line.
     everything = (

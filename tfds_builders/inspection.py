@@ -11,6 +11,7 @@ import numpy as np
 
 from dataflow import boxes
 from dataflow.boxes import LEAST_SIDE_PX
+from dataflow.errors import UsageError
 from dataflow.findings import Code, Finding, Severity, printable
 from dataflow.records import Change, ImageRecord, Objects
 from dataflow.schema import record_to_example
@@ -118,6 +119,8 @@ class Inspection:
         except FileNotFoundError:
             value = "the image has no label file"
             self.find(Code.LABEL_MISSING, file, value, missing, repaired=self.repair)
+        except UsageError:  # Of a store that cannot be used.
+            raise
         except (OSError, ValueError) as error:  # ValueError: a name that no file can have.
             value = getattr(error, "strerror", None) or str(error)
             self.find(Code.LABEL_MALFORMED, file, value, "make it a readable file")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dataflow.boxes import Size
 from dataflow.cloud_paths import is_cloud
+from dataflow.errors import UsageError
 from dataflow.findings import Code, Severity
 from dataflow.images import (
     DamagedImageError,
@@ -110,6 +111,8 @@ def read_photo(root: Path, file: str, checks: Checks) -> tuple[Photo | None, tup
             return None, (Problem(Code.IMAGE_OUTSIDE_ROOT, "the path leaves the source", remedy),)
         with reading():
             data = path.read_bytes()
+    except UsageError:  # Of a store that cannot be used. What else it holds would not be found either.
+        raise
     except (OSError, ValueError) as error:
         code = Code.IMAGE_MISSING if isinstance(error, FileNotFoundError) else Code.IMAGE_UNREADABLE
         value = getattr(error, "strerror", None) or str(error)

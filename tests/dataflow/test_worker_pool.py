@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from dataflow.beam_jobs import submission
+from dataflow.paths import location
 from dataflow.runners import Check
 from dataflow.worker_pool import ask_pool
 from tests.factories import write
+from tests.object_stores import object_store
 from tests.tfds_builders.portable import ROOT, free_port, worker_pool
 
 
@@ -19,8 +21,7 @@ def asked(pool: str, paths: Mapping[str, str], patience_s: float = 60.0) -> list
 
 def test_a_pool_of_this_environment(tmp_path: Path) -> None:
     with worker_pool(tmp_path / "pool") as pool:
-        paths = {"source": str(ROOT), "output": str(tmp_path / "not" / "yet"), "other": "gs://bucket/x"}
-        packages, source, output = asked(pool, paths)
+        packages, source, output = asked(pool, {"source": str(ROOT), "output": str(tmp_path / "not" / "yet")})
     assert packages.level == "good" and "shardbox" in packages.found and "apache-beam" in packages.found
     assert source.level == "good" and str(ROOT) in source.found
     assert output.level == "good" and output.found.endswith(str(tmp_path))
@@ -34,6 +35,17 @@ def test_a_pool_without_our_packages(tmp_path: Path) -> None:
         [packages] = asked(pool, {})
     assert packages.level == "bad" and "has no module 'dataflow'" in packages.found
     assert "shardbox[prepare]" in packages.remedy
+
+
+def test_a_pool_that_has_no_way_to_a_store(tmp_path: Path) -> None:
+    write(tmp_path / "modules" / "sitecustomize.py", "import sys\nsys.modules['gcsfs'] = None\n")
+    (tmp_path / "modules" / "dataflow").symlink_to(ROOT / "dataflow")
+    with object_store("gs") as url, worker_pool(tmp_path / "pool", path=tmp_path / "modules") as pool:
+        (location(url) / "photos/a.jpg").write_bytes(b"a")
+        packages, source = asked(pool, {"source": f"{url}/photos"})
+    assert packages.level == "good" and source.level == "bad"
+    assert "does not see gs://bucket/photos: the package 'gcsfs' is not installed" in source.found
+    assert "shardbox[cloud]" in source.remedy
 
 
 def test_a_pool_of_another_version(tmp_path: Path) -> None:

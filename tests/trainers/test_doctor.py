@@ -10,6 +10,7 @@ import pytest
 
 from dataflow.runners import Check
 from tests.factories import logical_dataset, write_yolo
+from tests.object_stores import object_store
 from trainers import doctor
 from trainers.cli import main
 
@@ -81,16 +82,26 @@ def test_the_command_that_it_prints_works(
 
 
 def test_a_job_that_would_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("doctor", "--runner", "DataflowRunner", "--source", str(tmp_path), "--out", "gs://b/data")
-    assert main([*words, "--", "--project=p"]) == 1
-    printed = capsys.readouterr()
+    words = ("doctor", "--runner", "DataflowRunner", "--source", str(tmp_path), "--out", "gs://bucket/data")
+    with object_store("gs"):
+        assert main([*words, "--", "--project=p"]) == 1
+        printed = capsys.readouterr()
+        status, told = said(capsys, *words[1:], "--", "--project=p")
     assert "  good: project: p\n" in printed.out and "  bad: region: no --region\n" in printed.out
     assert f"  bad: source: {tmp_path} is on this machine" in printed.out
-    assert "  good: output: gs://b/data, in the cloud\n" in printed.out
+    assert "  good: output: gs://bucket/data, in the cloud\n" in printed.out
+    assert "  good: output, from here: gs://bucket is there\n" in printed.out
     assert "submit it with" not in printed.out and "checks failed" in printed.err
-    status, told = said(capsys, *words[1:], "--", "--project=p")
     assert (status, told["error"]) == (1, "refused")
     assert any("no --region" in note for note in told["notes"])
+
+
+def test_places_in_a_store_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with object_store("gs"):
+        status, told = said(capsys, "--runner", "FnApiRunner", "--source", "gs://bucket/no", "--out", "gs://none/x")
+    assert status == 1
+    assert "source, from here: gs://bucket/no does not exist; check the path" in told["notes"]
+    assert "output, from here: there is no bucket gs://none; create it first, or mend its name" in told["notes"]
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,8 @@ def compare(
         raise UsageError("there is one run to compare", "give the directories of two or more predictions")
     first = next(iter(runs.values()))
     split = dataset.check_split(split or first.split)
+    if not across_datasets:
+        _check_same_dataset(dataset, runs)
     images = _shared_images(dataset, runs, split) if across_datasets else None
     evaluations = tuple(evaluate(dataset, predictions, split, images) for predictions in runs.values())
     weights = draw_weights(len(evaluations[0].truths), resamples)
@@ -163,6 +165,16 @@ def compare(
         resamples=resamples,
         left_out=dataset.splits[split] - len(evaluations[0].truths),
     )
+
+
+def _check_same_dataset(dataset: PreparedDataset, runs: Mapping[str, PredictionSet]) -> None:
+    for label, predictions in runs.items():
+        if predictions.fingerprint != dataset.fingerprint:
+            raise UsageError(
+                f"the predictions {label!r} are of dataset {predictions.dataset!r} (fingerprint "
+                f"{predictions.fingerprint[:16]}), not of {dataset.path} ({dataset.fingerprint[:16]})",
+                "predict it anew, or add --across-datasets: the truth given then decides, on the images that all have",
+            )
 
 
 def _shared_images(dataset: PreparedDataset, runs: Mapping[str, PredictionSet], split: str) -> set[str]:

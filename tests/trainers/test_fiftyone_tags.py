@@ -18,14 +18,14 @@ NAMES = ("cat", "dog")
 
 @pytest.fixture
 def shardbox(tmp_path, monkeypatch, capsys, fo):
-    """Runs a command here with --json; returns what it printed."""
+    """Runs a command here with --json; returns what it printed, or what it said against it where it is refused."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*words):
+    def run(*words, refused=False):
         status = main([*map(str, words), "--json"])
         printed = capsys.readouterr()
-        assert status == 0, printed.err
-        return json.loads(printed.out.splitlines()[-1])
+        assert status == (2 if refused else 0), printed.err
+        return printed.err if refused else json.loads(printed.out.splitlines()[-1])
 
     return run
 
@@ -46,71 +46,75 @@ def _truth(dataset):
     }
 
 
-def _digests(dataset):
-    splits = dataset.manifest["splits"].values()
-    return {shard["file"]: shard["digest"] for split in splits for shard in split["shards"]}
+def _shards(dataset):
+    return {path.name: path.read_bytes() for path in dataset.path.glob("*.tfrecord*")}
 
 
-def test_tagged_exported_corrected(shardbox, fo, source, name, tmp_path):
+def _shard_of(dataset, image_id):
+    """The name of the file that holds an image."""
+    (held,) = [name for name, content in _shards(dataset).items() if f"{image_id}.jpg".encode() in content]
+    return held
+
+
+def _predict(path, run_id, out):
+    """What a detector finds that learnt the labels of a dataset by heart, a pixel aside."""
+    dataset = PreparedDataset(path)
+    found = [
+        Predictions(r.image_id, r.objects.boxes + 1, [0.9, 0.8], r.objects.category_ids, run_id)
+        for r in dataset.records("validation")
+    ]
+    write_predictions(out / run_id, found, run_id=run_id, dataset=dataset, split="validation")
+
+
+def test_the_closed_loop(shardbox, fo, source, name, tmp_path):
+    """A label that is wrong is tagged and mended in FiftyOne, and comes back by way of ingestion to the next run."""
     made = ("ingest", source, "--splits", "validation=1", "--shards", 4, "--out", "data")
     dataset = PreparedDataset(shardbox(*made)["dataset"])
-    shardbox("browse", dataset.path, "--no-app", "--name", name)
-    stored = fo.load_dataset(name)
-    sample = stored.match(fo.ViewField("image_id") == "p03").first()
-    sample.tags.append("look")
-    sample["ground_truth"].detections[0].label = "dog"  # As the App's editor does.
-    sample.save()
-    before, digests = _truth(dataset), _digests(dataset)
-    files = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    _predict(dataset.path, "before", tmp_path)
+    first = shardbox("evaluate", dataset.path, "--predictions", "before", "--out", "report before")
+    shardbox("browse", dataset.path, "--predictions", "before", "--no-app", "--name", name)
 
+    stored = fo.load_dataset(name)
+    mended, doubtful = (stored.match(fo.ViewField("image_id") == image).first() for image in ("p03", "p05"))
+    mended.tags.append("look")
+    mended["ground_truth"].detections[0].tags.append("mislabelled")
+    mended["ground_truth"].detections[0].label = "dog"  # As the App's editor does.
+    doubtful["ground_truth"].detections[0].tags.append("mislabelled")
+    for sample in (mended, doubtful):
+        sample.save()
     exported = shardbox("browse", dataset.path, "--name", name, "--export-tags", "found.jsonl")
-    assert exported["counts"] == {"change": 1} and exported["images"] == 1
-    (line,) = (tmp_path / "found.jsonl").read_text().splitlines()
-    entry = json.loads(line)
+    assert exported["counts"] == {"change": 1, "suspect": 1} and exported["images"] == 2
+    entry = json.loads((tmp_path / "found.jsonl").read_text().splitlines()[0])
     assert (entry["image_id"], entry["action"], entry["class"]) == ("p03", "change", "dog")
     assert entry["object"]["class"] == "cat" and entry["dataset"] == dataset.fingerprint
-    shardbox(*made, "--relabel", "found.jsonl", "--update")
+
+    truth, shards, changed = _truth(dataset), _shards(dataset), _shard_of(dataset, "p03")
+    files = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    corrected = shardbox(*made, "--relabel", "found.jsonl", "--update")
+    assert corrected["counts"]["label-corrected"] == corrected["counts"]["label-suspect"] == 1
     after = PreparedDataset(dataset.path)
-    assert sum(_digests(after)[file] != digest for file, digest in digests.items()) == 1
-    truth = _truth(after)
-    assert truth.pop("p03")[0] == [1, 1] and before.pop("p03")[0] == [0, 1]
-    assert truth == before
-    assert {path: path.read_bytes() for path in files} == files
-    assert after.manifest["corrections"] == {"change": 1} and after.fingerprint != dataset.fingerprint
-    # What is corrected is stored anew, and has nothing to export.
-    again = name + "-again"
-    shardbox("browse", after.path, "--no-app", "--name", again)
-    assert shardbox("browse", after.path, "--name", again, "--export-tags", "none.jsonl")["counts"] == {}
+    assert [file for file, content in _shards(after).items() if content != shards[file]] == [changed]
+    assert len(shards) == 4 and {path: path.read_bytes() for path in files} == files
+    known = _truth(after)
+    assert known.pop("p03")[0] == [1, 1] and truth.pop("p03")[0] == [0, 1] and known == truth
+    assert after.manifest["corrections"] == {"change": 1, "suspect": 1}
 
-
-def test_the_next_run_shows_the_correction_in_a_comparison(shardbox, fo, source, name, tmp_path):
-    """A detector that is right everywhere is wrong by the truth as it was, and right by the corrected one."""
-    made = ("ingest", source, "--splits", "validation=1", "--out", "data")
-    dataset = PreparedDataset(shardbox(*made)["dataset"])
-
-    def predict(run_id, cats_of_p03):
-        found = []
-        for record in PreparedDataset(dataset.path).records("validation"):
-            kinds = [cats_of_p03, 1] if record.image_id == "p03" else [0, 1]
-            boxes = [[4, 4, 24, 34], [40, 10, 70, 50]]
-            found.append(Predictions(record.image_id, boxes, [0.9, 0.8], kinds, run_id))
-        now = PreparedDataset(dataset.path)
-        write_predictions(tmp_path / run_id, found, run_id=run_id, dataset=now, split="validation")
-
-    predict("learnt from wrong labels", 0)
-    shardbox("browse", dataset.path, "--no-app", "--name", name)
-    sample = fo.load_dataset(name).match(fo.ViewField("image_id") == "p03").first()
-    sample["ground_truth"].detections[0].label = "dog"
-    sample.save()
-    shardbox("browse", dataset.path, "--name", name, "--export-tags", "found.jsonl")
-    shardbox(*made, "--relabel", "found.jsonl", "--update")
-    predict("learnt from right ones", 1)
-    runs = ("learnt from wrong labels", "learnt from right ones")
-    shardbox("compare", dataset.path, "--predictions", *runs, "--across-datasets", "--out", "compared")
-    compared = json.loads((tmp_path / "compared" / "compare.json").read_text())
-    (changes,) = compared["changes"]
+    # The first run is of other labels now; the second is as good by the new ones as the first was by the old.
+    refused = shardbox("evaluate", after.path, "--predictions", "before", "--out", "x", refused=True)
+    assert "fingerprint" in refused
+    _predict(after.path, "after", tmp_path)
+    second = shardbox("evaluate", after.path, "--predictions", "after", "--out", "report after")
+    assert first["figures"]["AP50"] == second["figures"]["AP50"] == 1
+    compare = ("compare", after.path, "--predictions", "before", "after", "--out", "compared")
+    assert "--across-datasets" in shardbox(*compare, refused=True)
+    shardbox(*compare, "--across-datasets")
+    (changes,) = json.loads((tmp_path / "compared" / "compare.json").read_text())["changes"]
     assert changes["found_by_to_only"] == [{"image_id": "p03", "object": 0}] and not changes["found_by_from_only"]
-    assert changes["AP50"]["to"] > changes["AP50"]["from"]
+    assert changes["AP50"]["from"] < changes["AP50"]["to"] == 1
+    # What is corrected is stored anew, and has nothing to export.
+    shardbox("browse", after.path, "--no-app", "--name", f"{name}-again")
+    again = shardbox("browse", after.path, "--name", f"{name}-again", "--export-tags", "none.jsonl")
+    assert again["counts"] == {}
 
 
 def test_everything_done_in_the_app_is_exported(shardbox, fo, source, name, tmp_path):

@@ -249,11 +249,13 @@ def build_dense(
         config: what to build, but for what the weights decide.
 
     Raises:
-        UsageError: see `load_detector`, `kind_of_checkpoint` and `load_body`.
+        UsageError: a dense detector with another head, or a backbone of another library, than what `config` says; see
+            `load_detector`, `kind_of_checkpoint` and `load_body`.
     """
     shown = {"num_channels": view.channels, "compares_frames": view.inputs == "frames"}
     path = None if weights is None else find_checkpoint(weights)
-    if weights is not None and path is not None and _is_dense(path):
+    if weights is not None and path is not None and (found := _dense_config(path)) is not None:
+        _check_alike(weights, found, config().to_dict())
         return load_detector(
             DenseDetector,
             weights,
@@ -274,7 +276,27 @@ def build_dense(
     return model, replace(report, reinitialised=tuple(sorted(random)))
 
 
-def _is_dense(path: Path) -> bool:
-    """Whether a checkpoint is of a `DenseDetector`."""
-    config = path / "config.json"
-    return config.is_file() and read_json(config).get("model_type") == DenseDetectorConfig.model_type
+def _dense_config(path: Path) -> dict[str, Any] | None:
+    """The configuration of a checkpoint, if it is of a `DenseDetector`."""
+    file = path / "config.json"
+    content = read_json(file) if file.is_file() else {}
+    return content if content.get("model_type") == DenseDetectorConfig.model_type else None
+
+
+def _check_alike(weights: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """A checkpoint's shape may be another than the recipe's, but not its kind: the run would have a wrong name."""
+    for there, here in ((_head(found), _head(wanted)), (_library(found), _library(wanted))):
+        if there != here:
+            raise UsageError(
+                f"{weights} is a detector with {there}, this recipe builds one with {here}",
+                "choose weights and recipe that belong together",
+            )
+
+
+def _head(config: Mapping[str, Any]) -> str:
+    return f"the head {config.get('head', get_args(Head)[0])!r}"
+
+
+def _library(config: Mapping[str, Any]) -> str:
+    body = config.get("body")
+    return "a residual network of its own" if body is None else f"a backbone of {body['library']}"

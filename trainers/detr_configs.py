@@ -1,5 +1,7 @@
 """Small configurations of the DETR family, for laptops and tests: no published weights, no timm."""
 
+from typing import Any
+
 from transformers import (
     ConditionalDetrConfig,
     DeformableDetrConfig,
@@ -11,6 +13,34 @@ from transformers import (
     RTDetrV2Config,
     YolosConfig,
 )
+
+_PLAIN: dict[str, Any] = {
+    "d_model": 128,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_ffn_dim": 256,
+    "decoder_ffn_dim": 256,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "num_queries": 100,
+    "dropout": 0.0,
+}
+"""Of DETR and Conditional DETR."""
+_HYBRID: dict[str, Any] = {
+    "freeze_backbone_batch_norms": False,
+    "encoder_in_channels": [64, 96, 128],
+    "encoder_hidden_dim": 64,
+    "encoder_ffn_dim": 128,
+    "encoder_attention_heads": 4,
+    "hidden_expansion": 0.5,
+    "d_model": 64,
+    "decoder_in_channels": [64, 64, 64],
+    "decoder_ffn_dim": 128,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 4,
+}
+"""Of RT-DETR v2 and D-FINE. They have as many queries as the large ones: they cost little, and each is a cell that
+learns its box."""
 
 
 def _small_resnet(*stages: str) -> ResNetConfig:
@@ -25,34 +55,12 @@ def _small_resnet(*stages: str) -> ResNetConfig:
 
 def small_detr_config() -> DetrConfig:
     """A DETR of 3 M parameters."""
-    return DetrConfig(
-        backbone_config=_small_resnet("stage4"),
-        d_model=128,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_ffn_dim=256,
-        decoder_ffn_dim=256,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        num_queries=100,
-        dropout=0.0,
-    )
+    return DetrConfig(backbone_config=_small_resnet("stage4"), **_PLAIN)
 
 
 def small_conditional_detr_config() -> ConditionalDetrConfig:
     """The same as a Conditional DETR."""
-    return ConditionalDetrConfig(
-        backbone_config=_small_resnet("stage4"),
-        d_model=128,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_ffn_dim=256,
-        decoder_ffn_dim=256,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        num_queries=100,
-        dropout=0.0,
-    )
+    return ConditionalDetrConfig(backbone_config=_small_resnet("stage4"), **_PLAIN)
 
 
 def small_deformable_detr_config() -> DeformableDetrConfig:
@@ -73,10 +81,7 @@ def small_deformable_detr_config() -> DeformableDetrConfig:
 
 
 def small_rt_detr_v2_config() -> RTDetrV2Config:
-    """An RT-DETR v2 with a small ResNet.
-
-    As many queries as the large ones have: they cost little, and each is a cell that learns its box.
-    """
+    """An RT-DETR v2 with a small ResNet."""
     return RTDetrV2Config(
         backbone_config=RTDetrResNetConfig(
             embedding_size=32,
@@ -85,22 +90,12 @@ def small_rt_detr_v2_config() -> RTDetrV2Config:
             layer_type="basic",
             out_features=["stage2", "stage3", "stage4"],
         ),
-        freeze_backbone_batch_norms=False,
-        encoder_in_channels=[64, 96, 128],
-        encoder_hidden_dim=64,
-        encoder_ffn_dim=128,
-        encoder_attention_heads=4,
-        hidden_expansion=0.5,
-        d_model=64,
-        decoder_in_channels=[64, 64, 64],
-        decoder_ffn_dim=128,
-        decoder_layers=2,
-        decoder_attention_heads=4,
+        **_HYBRID,
     )
 
 
 def small_d_fine_config() -> DFineConfig:
-    """A D-FINE with a small HGNet v2; queries as for RT-DETR v2."""
+    """A D-FINE with a small HGNet v2."""
     return DFineConfig(
         backbone_config=HGNetV2Config(
             stem_channels=[3, 16, 16],
@@ -113,18 +108,8 @@ def small_d_fine_config() -> DFineConfig:
             use_learnable_affine_block=True,
             out_features=["stage2", "stage3", "stage4"],
         ),
-        freeze_backbone_batch_norms=False,
-        encoder_in_channels=[64, 96, 128],
-        encoder_hidden_dim=64,
-        encoder_ffn_dim=128,
-        encoder_attention_heads=4,
-        hidden_expansion=0.5,
         depth_mult=0.34,
-        d_model=64,
-        decoder_in_channels=[64, 64, 64],
-        decoder_ffn_dim=128,
-        decoder_layers=2,
-        decoder_attention_heads=4,
+        **_HYBRID,
     )
 
 

@@ -1,5 +1,6 @@
 """Backbones from checkpoints in the layouts of the published ones, against the libraries and against a plain BEiT."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -34,7 +35,7 @@ from tests.trainers.small_sets import squares, write_dataset
 from trainers import checkpoints
 from trainers.backbones import BackboneKind, DiffusionBackbone, HuggingFaceBackbone, TimmBackbone, stem_of, widen_stem
 from trainers.dense import DenseDetector, DenseDetectorConfig, build_dense
-from trainers.dense_recipes import dense_document_dit
+from trainers.dense_recipes import dense_deit, dense_diffusion_dit, dense_document_dit
 from trainers.prediction import predict
 from trainers.runs import load_run, read_description
 from trainers.training import train
@@ -279,22 +280,42 @@ def test_timm_models_by_name():
     assert not model.config.frozen_batch_norm
 
 
-def test_training_from_a_published_backbone_keeps_what_it_started_from_and_predicts(tmp_path: Path):
-    make_published_dit(tmp_path / "dit", width=48, hidden=96, vocabulary=10)
+def small_published_dit(directory: Path) -> None:
+    make_published_dit(directory, width=48, hidden=96, vocabulary=10)
+
+
+@pytest.mark.parametrize(
+    ("publish", "make", "config", "channels"),
+    [
+        (small_published_dit, dense_document_dit, HuggingFaceBackbone(BEIT), 48),
+        (make_published_deit, dense_deit, KINDS["deit"], 768),
+        (
+            partial(write_pipeline, transformer=DIT, vae=VAE, old_names=True),
+            dense_diffusion_dit,
+            KINDS["diffusion"],
+            32,
+        ),
+    ],
+    ids=["document", "deit", "diffusion"],
+)
+def test_training_from_a_published_backbone_keeps_what_it_started_from_and_predicts(
+    publish, make, config, channels: int, tmp_path: Path
+):
+    publish(tmp_path / "published")
     dataset = write_dataset(tmp_path, {"train": list(squares(6)), "validation": list(squares(3))})
     recipe = replace(
-        dense_document_dit(),
-        build=partial(build_dense, config=config_of(HuggingFaceBackbone(BEIT))),
+        make(),
+        build=partial(build_dense, config=config_of(config)),
         resize=KeepSize(),
         batch_size=2,
         steps=2,
         warm_up_steps=1,
-        weights=str(tmp_path / "dit"),
+        weights=str(tmp_path / "published"),
     )
     summary = train(dataset, recipe, tmp_path / "run")
-    assert summary.load_report.startswith("weights: 39 tensors loaded from ")
+    assert re.match(r"weights: \d+ tensors loaded from ", summary.load_report)
     assert read_description(tmp_path / "run")["weights_identity"].startswith("sha256:")
     run = load_run(tmp_path / "run")
-    assert run.mean == (0.5, 0.5, 0.5)
-    assert run.model.backbone.channels == (48,)
+    assert run.mean == recipe.mean
+    assert run.model.backbone.channels == (channels,)
     assert predict(dataset, tmp_path / "run", tmp_path / "out").images == 3

@@ -58,9 +58,10 @@ def padded(images: list[torch.Tensor], height: int, width: int) -> tuple[torch.T
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (1, 0), (3, 100)])
-def test_losses_and_gradients_are_finite_whatever_the_number_of_objects(counts):
-    model = make_model().train()
-    output = model(torch.randn(2, 3, 64, 96), labels=random_labels(*counts))
+@each_input
+def test_losses_and_gradients_are_finite_whatever_the_number_of_objects(counts, inputs):
+    model = make_model(**inputs).train()
+    output = model(torch.randn(2, inputs["num_channels"], 64, 96), labels=random_labels(*counts))
     output.loss.backward()
     assert all(bool(value.isfinite()) for value in output.loss_dict.values())
     assert output.loss.item() == pytest.approx(sum(value.item() for value in output.loss_dict.values()))

@@ -178,12 +178,31 @@ def test_saved_and_loaded_after_a_step_it_predicts_the_same(head: str, tmp_path)
 @pytest.mark.parametrize("names", [("cat",), ("cat", "cow", "hen")])
 def test_other_classes_start_the_class_head_afresh(head: str, layers: list[str], names, tmp_path):
     make_model(head).save_pretrained(tmp_path)
-    other, report = build_dense(Categories(names), str(tmp_path))
+    other, report = build_dense(Categories(names), str(tmp_path), lambda: small(head=head))
     assert report.reinitialised == tuple(f"head.{layer}.{what}" for layer in layers for what in ("bias", "weight"))
     for layer in layers:
         weight = other.head.get_submodule(layer).weight
         assert bool(weight.isfinite().all())
         assert 0.0005 < weight.std() < 0.02  # The model above has five times the usual.
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "said"),
+    [
+        ({}, {"head": "retinanet"}, "with the head 'fcos', this recipe builds one with the head 'retinanet'"),
+        ({"head": "faster_rcnn"}, {}, "with the head 'faster_rcnn', this recipe builds one with the head 'fcos'"),
+        (
+            {"body": KINDS["beit"]},
+            {"body": KINDS["deit"]},
+            "with a backbone of transformers, this recipe builds one with a backbone of timm",
+        ),
+        ({}, {"body": KINDS["deit"]}, "with a residual network of its own, this recipe builds one with a backbone of"),
+    ],
+)
+def test_a_dense_detector_of_another_kind_is_refused(there, here, said: str, tmp_path):
+    DenseDetector(small(**there)).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=f"{said}.*; choose weights and recipe that belong together"):
+        build_dense(Categories(("cat",)), str(tmp_path), lambda: small(**here))
 
 
 def test_an_unknown_head_lists_the_alternatives():

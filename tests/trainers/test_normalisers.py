@@ -120,7 +120,7 @@ def whole(dataset: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) ->
     return cache(lambda name: gradients(dataset, BUILDERS[name], out, 1))
 
 
-QUICK = ("fcos", "detr", "rt_detr_v2")
+QUICK = ("fcos", "retinanet", "detr", "rt_detr_v2")
 """One of each way to divide a loss; the others are slow together."""
 
 

@@ -14,12 +14,6 @@ from tests.trainers.fiftyone_sets import SIZE, labels_of, make, run_of
 from trainers.predictions import collect_predictions
 
 
-def evaluation_key(field):
-    from trainers import fiftyone_runs
-
-    return fiftyone_runs.evaluation_key(field)
-
-
 def test_samples_hold_what_the_dataset_holds(samples, stores, fo, name, tmp_path):
     dataset = make(samples, crowd=0.3)
     summary = stores.store(dataset, [], split="validation", name=name, media_dir=tmp_path / "media")
@@ -47,55 +41,6 @@ def test_samples_hold_what_the_dataset_holds(samples, stores, fo, name, tmp_path
     assert {"ground_truth.detections.iscrowd", "ground_truth.detections.area"} <= set(
         stored.get_field_schema(flat=True)
     )
-
-
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_verdicts_are_those_of_fiftyones_own_evaluation(samples, stores, name, tmp_path, seed):
-    dataset = make(samples, seed, images=9)
-    summary = stores.store(dataset, [run_of(samples, dataset, seed)], split="validation", name=name, media_dir=tmp_path)
-    field = summary.fields["My run-1"]
-    assert field == "pred_my_run_1"
-    stored = stores.fo.load_dataset(name)
-    ours, theirs = evaluation_key(field), "theirs"
-    results = stored.evaluate_detections(field, "ground_truth", eval_key=theirs, iou=0.5, classwise=True)
-    checked = set()
-    for side in (field, "ground_truth"):
-        for label in labels_of(stored, side).values():
-            assert label[ours] == label[theirs]
-            assert label[f"{ours}_id"] == label[f"{theirs}_id"]
-            if label[ours] == "tp":
-                assert label[f"{ours}_iou"] == pytest.approx(label[f"{theirs}_iou"], abs=1e-6)
-            checked.add(label[ours])
-    assert checked == {"tp", "fp", "fn"}
-    for count in ("tp", "fp", "fn"):
-        assert stored.values(f"{ours}_{count}") == stored.values(f"{theirs}_{count}")
-    # The registered evaluation is one FiftyOne can work with.
-    mine = stored.load_evaluation_results(ours)
-    assert mine.metrics() == results.metrics()
-    types = stored.to_evaluation_patches(ours).count_values("type")
-    assert types == stored.to_evaluation_patches(theirs).count_values("type")
-
-
-def test_crowd_regions_are_ignored_where_fiftyone_counts_them(samples, stores, fo, name, tmp_path):
-    """The one difference: FiftyOne calls what matches a crowd region "tp" and the region "tp" or "fn"."""
-    dataset = make(samples, 4, images=8, crowd=0.5)
-    run = run_of(samples, dataset, 4)
-    field = stores.store(dataset, [run], split="validation", name=name, media_dir=tmp_path).fields["My run-1"]
-    stored = fo.load_dataset(name)
-    stored.evaluate_detections(field, "ground_truth", eval_key="theirs", iou=0.5, classwise=True)
-    ours = evaluation_key(field)
-    truth = labels_of(stored, "ground_truth")
-    ignored = 0
-    for label in truth.values():
-        assert (label[ours] == "ignored") == label["iscrowd"]
-        assert label["iscrowd"] or label[ours] == label["theirs"]
-    for label in labels_of(stored, field).values():
-        if label[ours] == "ignored":
-            assert truth[label[f"{ours}_id"]]["iscrowd"] and label["theirs"] == "tp"
-            ignored += 1
-        else:
-            assert label[ours] == label["theirs"]
-    assert ignored > 0
 
 
 def test_pairs_are_groups(samples, stores, fo, name, tmp_path):

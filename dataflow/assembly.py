@@ -12,7 +12,7 @@ import torch
 from dataflow.batches import Batch, Target
 from dataflow.boxes import Size, shown_to_xyxy, xyxy_to_shown
 from dataflow.buffers import ArrayRing
-from dataflow.drafts import Draft, ExampleError
+from dataflow.drafts import Draft, ExampleError, targets_of
 from dataflow.drawing import Canvas, Place, draw
 from dataflow.errors import ShardboxError, UsageError
 from dataflow.padding import Padding
@@ -95,7 +95,10 @@ class PendingBatch:
         """
         seen = [one for drawn in self._drawn for one in drawn.result()]
         drafts = list(zip(self._drafts, seen, strict=True))
-        targets = [draft.target(found.objects) for draft, found in drafts]
+        targets = [draft.target for draft in self._drafts if draft.target is not None]
+        if not targets:  # Of pairs, where objects are known only now.
+            ways, originals = [one.shown for one in self._drafts], [one.original_size for one in self._drafts]
+            targets = targets_of(ways, originals, [one.objects for one in seen])
         sizes = [draft.size for draft in self._drafts]
         shown: list[tuple[float, ...]] = [draft.shown.edges for draft in self._drafts]
         if self._assembly.transform is not None:
@@ -106,9 +109,9 @@ class PendingBatch:
             pixel_mask=torch.from_numpy(self._whole.mask),
             targets=tuple(targets),
             image_ids=tuple(draft.image_id for draft in self._drafts),
-            sizes=torch.tensor(sizes),
-            original_sizes=torch.tensor([draft.original_size for draft in self._drafts]),
-            shown=torch.tensor(shown, dtype=torch.float64),
+            sizes=torch.from_numpy(np.array(sizes, np.int64)),
+            original_sizes=torch.from_numpy(np.array([draft.original_size for draft in self._drafts], np.int64)),
+            shown=torch.from_numpy(np.array(shown, np.float64)),
         )
         return Finished(
             batch,

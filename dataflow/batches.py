@@ -68,6 +68,17 @@ class Target:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def cut(self, counts: list[int]) -> "list[Target]":
+        """Those of several images, laid end to end, as those of each: what holds for all of them holds for each."""
+        parts = []
+        for boxes, category_ids in zip(
+            *(torch.split(column, counts) for column in (self.boxes, self.category_ids)), strict=True
+        ):
+            part = object.__new__(Target)
+            vars(part).update(boxes=boxes, category_ids=category_ids)
+            parts.append(part)
+        return parts
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -108,10 +119,10 @@ class Batch:
             "give one of each per image",
         )
         if self.sizes.device.type == "cpu" and n:
-            top = self.sizes.max(dim=0).values.tolist()
+            heights, widths = zip(*self.sizes.tolist(), strict=True)
             _require(
-                top[0] <= height and top[1] <= width and int(self.sizes.min()) > 0,
-                f"resized images up to (h, w) = {tuple(top)} px on a canvas of {(height, width)} px",
+                max(heights) <= height and max(widths) <= width and min(heights + widths) > 0,
+                f"resized images up to (h, w) = {max(heights), max(widths)} px on a canvas of {(height, width)} px",
                 "make the canvas at least as large as the largest image, and each image at least one pixel",
             )
 

@@ -26,6 +26,8 @@ import numpy.typing as npt
 
 Boxes = npt.NDArray[np.float32]
 Size = tuple[int, int]
+Sizes = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+"""A size for each of N boxes: heights (N,) and widths (N,) px."""
 
 # The least side a box must have, in pixels, to stay a box when stored as relative float32.
 LEAST_SIDE_PX = 1e-2
@@ -41,7 +43,7 @@ def _rows(*columns: npt.NDArray[Any]) -> Boxes:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def tfds_to_xyxy(boxes: npt.ArrayLike, size: Size) -> Boxes:
+def tfds_to_xyxy(boxes: npt.ArrayLike, size: Size | Sizes) -> Boxes:
     """Relative (ymin, xmin, ymax, xmax) to pixel xyxy."""
     y0, x0, y1, x1 = _columns(boxes)
     height, width = size
@@ -83,9 +85,12 @@ def shown_to_xyxy(boxes: npt.ArrayLike, edges: npt.ArrayLike) -> Boxes:
 
 
 def xyxy_to_shown(boxes: npt.ArrayLike, edges: npt.ArrayLike) -> Boxes:
-    """Pixel xyxy of an image to (centre x, centre y, w, h) relative to what is shown of it; see `shown_to_xyxy`."""
+    """Pixel xyxy of an image to (centre x, centre y, w, h) relative to what is shown of it; see `shown_to_xyxy`.
+
+    `edges` are (4,) or, where boxes are of several images, (N, 4).
+    """
     x0, y0, x1, y1 = _columns(boxes)
-    left, top, right, bottom = np.asarray(edges, np.float64)
+    left, top, right, bottom = np.asarray(edges, np.float64).T
     width, height = right - left, bottom - top
     return _rows(
         ((x0 + x1) / 2 - left) / width, ((y0 + y1) / 2 - top) / height, (x1 - x0) / abs(width), (y1 - y0) / height

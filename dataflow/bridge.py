@@ -45,6 +45,7 @@ _WINDOW_BYTES = 128 << 20  # of encoded examples that are shuffled at a time
 _WINDOW_LIMITS = (64, 4096)  # examples
 _USUAL_BYTES = 256 << 10  # of a photograph
 _GROUPED_EXAMPLES = 256  # that are batched by shape together: photographs are then padded by two percent
+_DRAFTED_TOGETHER = 32  # examples: half of what each alone would take is code coming into the processor's caches
 _MAX_THREADS = 8
 _log = logging.getLogger("shardbox")
 _RUNNING: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()
@@ -291,8 +292,8 @@ class BatchLoader(IterableDataset[Batch]):
 
     def _drafts(self, examples: Iterator[tuple[int, bytes]]) -> Iterator[Draft]:
         total = sum(shard.count for shard in self.dataset.shards(self.split))
-        for ticket, payload in examples:
-            yield self._reader.draft(*divmod(ticket, total), payload)
+        while some := list(islice(examples, _DRAFTED_TOGETHER)):
+            yield from self._reader.drafts([(*divmod(ticket, total), payload) for ticket, payload in some])
 
     def _grouped(self, drafts: Iterator[Draft]) -> Iterator[list[Draft]]:
         """Drafts by batch, from the start step on. While a group is handed on, the next one is read."""

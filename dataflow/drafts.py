@@ -1,8 +1,10 @@
 """One image on its way into a batch: parsed into a draft, then drawn onto its place on the batch's canvas."""
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from itertools import accumulate
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -12,7 +14,7 @@ from dataflow.batches import Target
 from dataflow.boxes import Size, xyxy_to_shown
 from dataflow.drawing import resize
 from dataflow.errors import ShardboxError, UsageError
-from dataflow.example_values import ExampleValues
+from dataflow.example_values import ExampleValues, Values
 from dataflow.image_augmentation import ImageAugmentation, Region, objects_within, random_region, whole
 from dataflow.images import Decoded, ImageError, RgbImage, decode
 from dataflow.pair_augmentation import PairAugmentation
@@ -20,7 +22,7 @@ from dataflow.prepared import PreparedDataset
 from dataflow.random_light import Levels, add_noise, changes, lit, random_levels
 from dataflow.records import Objects
 from dataflow.resize import Resize
-from dataflow.schema import example_image_id, example_size, example_to_objects
+from dataflow.schema import example_image_id, example_size, example_to_objects, examples_to_objects
 from dataflow.splits import unit_hash
 from dataflow.view import Homography, Seen, Show, View, augmented, sight_of
 
@@ -122,6 +124,8 @@ class Draft:
     """As stored: in the whole image, not mirrored."""
     original_size: Size
     shown: Shown
+    target: Target | None = None
+    """What is to be found, where `show` does not change the objects: they are known before anything is decoded then."""
     homography: Homography | None = None
     """As stored, where `show` wants it."""
     transform_seed: int = 0
@@ -131,15 +135,6 @@ class Draft:
     def size(self) -> Size:
         """After resizing."""
         return self.shown.size
-
-    def target(self, objects: Objects) -> Target:
-        """The objects to find among those that are seen: without regions that are to be ignored."""
-        if self.shown.region != whole(self.original_size):
-            objects = objects_within(objects, self.shown.region)
-        found = ~objects.is_crowd
-        relative = xyxy_to_shown(objects.boxes[found], self.shown.edges)
-        category_ids = np.array(objects.category_ids[found])
-        return Target(boxes=torch.from_numpy(relative), category_ids=torch.from_numpy(category_ids))
 
     def seen(self) -> Seen:
         """What is seen, as it is shown: images (h, w, 3) of `size`, and objects in pixels of the whole image.
@@ -151,7 +146,7 @@ class Draft:
             decoded = [self._decoded(frame) for frame in self.frames]
             seen = self.show([one.pixels for one in decoded], self.objects, self.homography)
         except ShardboxError as error:
-            raise ExampleError(f"image {self.image_id!r} ({self.place}): {error.message}", error.remedy) from error
+            raise _of_example(self.image_id, self.place, error) from error
         damage = "; ".join(one.damage for one in decoded if one.damage)
         # What is made of two frames is made of them whole.
         images = zip(seen.images, decoded, strict=False)
@@ -169,6 +164,41 @@ class Draft:
                 "prepare the dataset again",
             )
         return decoded
+
+
+def targets_of(shown: Sequence[Shown], sizes: Sequence[Size], objects: Sequence[Objects]) -> list[Target]:
+    """What is to be found in images that are shown so: their objects without regions to ignore.
+
+    All are made together: at each, what it takes is little, and bringing the code into the processor's caches much.
+
+    Args:
+        shown: how each image is shown.
+        sizes: (height, width) px of each as a whole.
+        objects: of each as a whole.
+    """
+    seen = [
+        one if how.region == whole(size) else objects_within(one, how.region)
+        for how, size, one in zip(shown, sizes, objects, strict=True)
+    ]
+    stops = np.cumsum([len(one) for one in seen])
+    found = ~np.concatenate([one.is_crowd for one in seen])
+    edges = np.repeat([how.edges for how in shown], np.diff(stops, prepend=0), axis=0)
+    relative = xyxy_to_shown(np.concatenate([one.boxes for one in seen])[found], edges[found])
+    category_ids = np.concatenate([one.category_ids for one in seen])[found]
+    target = Target(boxes=torch.from_numpy(relative), category_ids=torch.from_numpy(category_ids))
+    found_before = np.concatenate([[0], np.cumsum(found)])
+    return target.cut(np.diff(found_before[stops], prepend=0).tolist())
+
+
+class _Parsed(NamedTuple):
+    """An example of which nothing was made yet; see `Draft`."""
+
+    epoch: int
+    image_id: str
+    place: str
+    size: Size
+    frames: tuple[Encoded, ...]
+    values: Values
 
 
 class ExampleReader:
@@ -194,7 +224,7 @@ class ExampleReader:
         self._policy, self._augmentation = policy, augmentation
         self._reduces = reduced_decoding and self._sight.as_decoded
         self._shards = dataset.shards(split)
-        self._stops = np.cumsum([shard.count for shard in self._shards])
+        self._stops = list(accumulate(shard.count for shard in self._shards))
         # Of single images boxes, classes and regions to ignore are all that a target is made of.
         lean = layout.kind == "images"
         self._layout = replace(layout, area="", truncated="", segmentation="") if lean else layout
@@ -204,59 +234,93 @@ class ExampleReader:
         columns = {"bbox", "label", layout.crowd} if lean else None
         self._values = ExampleValues(dataset.builder.info.features, wanted, columns)
 
-    def draft(self, epoch: int, index: int, payload: bytes) -> Draft:
-        """The draft of the example at `index` of the split, as it is seen in `epoch`.
+    def drafts(self, visits: Sequence[tuple[int, int, bytes]]) -> list[Draft]:
+        """The drafts of examples: (epoch that it is seen in, index in the split, serialised example) of each.
 
         Raises:
-            ExampleError: the example is broken.
+            ExampleError: an example is broken.
         """
-        shard = self._shards[int(np.searchsorted(self._stops, index, side="right"))]
-        position = index - int(self._stops[shard.index] - shard.count)
+        parsed = [self._parsed(*visit) for visit in visits]
+        objects = self._objects(parsed)
+        shown = [self._shown(*both) for both in zip(parsed, objects, strict=True)]
+        targets: Sequence[Target | None] = [None] * len(parsed)
+        if self._sight.as_decoded:
+            targets = targets_of(shown, [one.size for one in parsed], objects)
+        return [self._draft(*one) for one in zip(parsed, objects, shown, targets, strict=True)]
+
+    def _parsed(self, epoch: int, index: int, payload: bytes) -> _Parsed:
+        shard = self._shards[bisect(self._stops, index)]
+        position = index - (self._stops[shard.index] - shard.count)
         place = f"{shard.path}, example {position}"
         image_id = f"{shard.path.name}__{position}"
         try:
-            example = self._values(payload)
-            image_id = example_image_id(example, self._layout, image_id)
-            original_size = example_size(example, self._layout)
-            objects = example_to_objects(example[self._layout.objects], original_size, self._layout, image_id)
-            objects.check_inside(original_size, self._n_categories)
+            values = self._values(payload)
+            image_id = example_image_id(values, self._layout, image_id)
+            size = example_size(values, self._layout)
         except ShardboxError as error:
-            raise ExampleError(f"image {image_id!r} ({place}): {error.message}", error.remedy) from error
-        show, pairs = self._sight.show, self._augmentation.pairs
-        if pairs is not None:
-            show = augmented(show, pairs, self._augmentation.generator("pair", epoch, image_id))
-        frames = tuple(self._encoded(example, frame) for frame in self._sight.frames)
-        return Draft(
-            image_id=image_id,
-            place=place,
-            frames=frames,
-            show=show,
-            objects=objects,
-            original_size=original_size,
-            shown=self._shown(epoch, image_id, original_size, objects, frames),
-            homography=example.get("homography"),
-            transform_seed=int(unit_hash("transform", self._augmentation.seed, epoch, image_id) * 2**53),
+            raise _of_example(image_id, place, error) from error
+        return _Parsed(
+            epoch, image_id, place, size, tuple(self._encoded(values, name) for name in self._sight.frames), values
         )
 
-    def _shown(self, epoch: int, image_id: str, size: Size, objects: Objects, frames: Sequence[Encoded]) -> Shown:
-        mirrored = self._augmentation.mirrors(epoch, image_id)
+    def _encoded(self, values: Values, frame: str) -> Encoded:
+        if not self._layout.is_ours:
+            return Encoded(values[frame], 1)
+        orientation = values.get(f"{frame}/orientation")
+        return Encoded(values[frame], None if orientation is None else int(orientation))
+
+    def _objects(self, parsed: Sequence[_Parsed]) -> list[Objects]:
+        columns, sizes = [one.values[self._layout.objects] for one in parsed], [one.size for one in parsed]
+        if self._layout.kind == "images":
+            together = examples_to_objects(columns, sizes, self._layout, self._n_categories)
+            if together is not None:
+                return together
+        return [self._objects_of(one) for one in parsed]
+
+    def _objects_of(self, parsed: _Parsed) -> Objects:
+        columns = parsed.values[self._layout.objects]
+        try:
+            objects = example_to_objects(columns, parsed.size, self._layout, parsed.image_id)
+            objects.check_inside(parsed.size, self._n_categories)
+        except ShardboxError as error:
+            raise _of_example(parsed.image_id, parsed.place, error) from error
+        return objects
+
+    def _shown(self, parsed: _Parsed, objects: Objects) -> Shown:
+        size = parsed.size
+        mirrored = self._augmentation.mirrors(parsed.epoch, parsed.image_id)
         changed, light, factor = self._augmentation.images, None, 1.0
         region = whole(size)
         if changed is not None:
-            rng = self._augmentation.generator("image", epoch, image_id)
+            rng = self._augmentation.generator("image", parsed.epoch, parsed.image_id)
             region, factor = random_region(changed, size, objects, rng)
             light = Light(random_levels(changed, rng), changed.noise, rng) if changed.lights else None
         x0, y0, x1, y1 = region
         height, width = self._policy.target_size((y1 - y0, x1 - x0))
         target = max(1, round(height * factor)), max(1, round(width * factor))
-        reduce = _reduction(region, target, size, frames) if self._reduces else 1
+        reduce = _reduction(region, target, size, parsed.frames) if self._reduces else 1
         return Shown(region, target, mirrored, light, reduce)
 
-    def _encoded(self, example: Mapping[str, Any], frame: str) -> Encoded:
-        if not self._layout.is_ours:
-            return Encoded(example[frame], 1)
-        orientation = example.get(f"{frame}/orientation")
-        return Encoded(example[frame], None if orientation is None else int(orientation))
+    def _draft(self, parsed: _Parsed, objects: Objects, shown: Shown, target: Target | None) -> Draft:
+        show, changed = self._sight.show, self._augmentation
+        if changed.pairs is not None:
+            show = augmented(show, changed.pairs, changed.generator("pair", parsed.epoch, parsed.image_id))
+        return Draft(
+            image_id=parsed.image_id,
+            place=parsed.place,
+            frames=parsed.frames,
+            show=show,
+            objects=objects,
+            original_size=parsed.size,
+            shown=shown,
+            target=target,
+            homography=parsed.values.get("homography"),
+            transform_seed=int(unit_hash("transform", changed.seed, parsed.epoch, parsed.image_id) * 2**53),
+        )
+
+
+def _of_example(image_id: str, place: str, error: ShardboxError) -> ExampleError:
+    return ExampleError(f"image {image_id!r} ({place}): {error.message}", error.remedy)
 
 
 def _check_augmentation(dataset: PreparedDataset, augmentation: Augmentation, compares: bool) -> None:

@@ -4,7 +4,7 @@ Sources are turned into these, shards hold these, and everything downstream read
 absolute pixels of the upright image (see `dataflow.boxes`); `size` is always (height, width).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dataflow.boxes import Boxes, Size, box_areas
+from dataflow.boxes import Boxes, Size, Sizes, box_areas
 from dataflow.errors import ShardboxError
 from dataflow.findings import printable
 from dataflow.motion_models import MODELS, MotionModel
@@ -156,10 +156,20 @@ class Objects:
             changes=None if self.changes is None else self.changes[keep],
         )
 
-    def check_inside(self, size: Size, n_categories: int | None = None) -> None:
+    def cut(self, counts: Sequence[int]) -> "list[Objects]":
+        """Those of several images, laid end to end, as those of each: what holds for all of them holds for each."""
+        parts, start = [], 0
+        for count in counts:
+            part = object.__new__(Objects)
+            vars(part).update({k: None if v is None else v[start : start + count] for k, v in vars(self).items()})
+            parts.append(part)
+            start += count
+        return parts
+
+    def check_inside(self, size: Size | Sizes, n_categories: int | None = None) -> None:
         """Raise `RecordError` unless all boxes lie within an image of `size` and all ids name a class."""
         height, width = size
-        limit = np.array([width, height, width, height], np.float32)
+        limit = np.array([width, height, width, height], np.float32).T
         outside = ((self.boxes < 0) | (self.boxes > limit)).any(axis=1)
         if outside.any():
             wrong = self.boxes[outside].tolist()

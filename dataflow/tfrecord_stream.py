@@ -18,7 +18,7 @@ from dataflow.tensorflow_runtime import load_tensorflow
 from dataflow.tfrecord import CorruptRecordError, read_records
 
 _READERS = 4  # lanes that are read at the same moment
-_CHUNK = 8  # examples handed from TensorFlow to Python at once
+_CHUNK = 32  # examples handed from TensorFlow to Python at once
 _READ_BUFFER = 1 << 20  # bytes per lane
 _STRETCH = 10_000  # examples read by one pipeline, or one epoch
 

@@ -6,15 +6,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dataflow.batches import Target
-from dataflow.drafts import Augmentation, Draft, Encoded, ExampleError, ExampleReader, Shown
+from dataflow.boxes import xyxy_to_tfds
+from dataflow.drafts import Augmentation, Draft, Encoded, ExampleError, ExampleReader, Shown, targets_of
 from dataflow.drawing import ByteCanvas, Place, draw, resize
 from dataflow.image_augmentation import whole
 from dataflow.images import decode_rgb, encode_png
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Objects
 from dataflow.resize import ResizePolicy
+from dataflow.schema import Layout, example_to_objects, examples_to_objects
 from dataflow.tfrecord import read_records
 from dataflow.view import View, sight_of
 from tests.dataflow.detection_sets import make_record, random_objects, write_ours
@@ -59,7 +63,7 @@ def test_mirroring_turns_pixels_and_boxes_alike(to: tuple[int, int]) -> None:
     mirrored = replace(plain, shown=replace(plain.shown, mirrored=True))
     np.testing.assert_array_equal(drawn(mirrored, (64, 72))[0][: to[0], : to[1]], drawn(plain, to)[0][:, ::-1])
     np.testing.assert_array_equal(drawn(mirrored, (64, 72))[1], drawn(plain, (64, 72))[1])
-    before, after = plain.target(plain.objects), mirrored.target(mirrored.objects)
+    before, after = targets_of([plain.shown, mirrored.shown], [(50, 70)] * 2, [plain.objects] * 2)
     assert torch.allclose(after.boxes[:, 0], 1 - before.boxes[:, 0])
     assert torch.equal(after.boxes[:, 1:], before.boxes[:, 1:])
     assert torch.equal(after.category_ids, before.category_ids)
@@ -67,7 +71,7 @@ def test_mirroring_turns_pixels_and_boxes_alike(to: tuple[int, int]) -> None:
 
 def test_targets_are_relative_and_without_ignore_regions() -> None:
     objects = random_objects((50, 70), 3, seed=1, crowd=True)
-    target = make_draft((50, 70), (40, 56)).target(objects)
+    (target,) = targets_of([Shown(whole((50, 70)), (40, 56))], [(50, 70)], [objects])
     assert len(target) == 2
     x0, y0, x1, y1 = objects.boxes[0].tolist()
     expected = [(x0 + x1) / 140, (y0 + y1) / 100, (x1 - x0) / 70, (y1 - y0) / 50]
@@ -76,7 +80,7 @@ def test_targets_are_relative_and_without_ignore_regions() -> None:
 
 
 def test_an_image_without_objects_has_an_empty_target() -> None:
-    target = make_draft((50, 70), (40, 56)).target(random_objects((50, 70), 0, seed=1))
+    (target,) = targets_of([Shown(whole((50, 70)), (40, 56))], [(50, 70)], [random_objects((50, 70), 0, seed=1)])
     assert isinstance(target, Target)
     assert target.boxes.shape == (0, 4)
 
@@ -137,8 +141,8 @@ def payloads(dataset: PreparedDataset) -> list[bytes]:
 def test_drafts_hold_what_the_records_say(dataset: PreparedDataset) -> None:
     reader = ExampleReader(dataset, "train", POLICY, Augmentation(), View("image", None, "none"))
     records = list(dataset.records("train"))
-    for index, (payload, record) in enumerate(zip(payloads(dataset), records, strict=True)):
-        draft = reader.draft(0, index, payload)
+    drafts = reader.drafts([(0, index, payload) for index, payload in enumerate(payloads(dataset))])
+    for draft, record in zip(drafts, records, strict=True):
         assert (draft.image_id, draft.frames[0].image, draft.original_size) == (
             record.image_id,
             record.image,
@@ -147,10 +151,7 @@ def test_drafts_hold_what_the_records_say(dataset: PreparedDataset) -> None:
         assert draft.size == POLICY.target_size(record.size)
         np.testing.assert_array_equal(draft.objects.boxes, record.objects.boxes)
     last = dataset.shards("train")[2].path
-    assert [reader.draft(0, i, p).place for i, p in enumerate(payloads(dataset))][2:4] == [
-        f"{last}, example 0",
-        f"{last}, example 1",
-    ]
+    assert [draft.place for draft in drafts[2:4]] == [f"{last}, example 0", f"{last}, example 1"]
 
 
 def test_a_class_id_that_names_no_class_is_refused(tmp_path: Path) -> None:
@@ -161,4 +162,58 @@ def test_a_class_id_that_names_no_class_is_refused(tmp_path: Path) -> None:
     (dataset.path / "objects-label.labels.txt").write_text("first\nsecond\n")
     reader = ExampleReader(PreparedDataset(dataset.path), "train", POLICY, Augmentation(), View("image", None, "none"))
     with pytest.raises(ExampleError, match=r"image 'a' \(.*example 0\): class id 2 is not among 2 classes"):
-        reader.draft(0, 0, payload)
+        reader.drafts([(0, 0, payload)])
+
+
+LAYOUT = Layout("objects", "images", is_ours=True, crowd="is_crowd")
+
+
+def columns_of(objects: Objects, size: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "bbox": xyxy_to_tfds(objects.boxes, size),
+        "label": objects.category_ids,
+        "is_crowd": objects.is_crowd,
+    }
+
+
+@given(st.lists(st.tuples(st.integers(2, 90), st.integers(2, 90), st.integers(0, 4), st.booleans()), min_size=1))
+def test_objects_and_targets_of_many_are_those_of_each(images: list[tuple[int, int, int, bool]]) -> None:
+    sizes = [(height, width) for height, width, _, _ in images]
+    columns = [
+        columns_of(random_objects((height, width), n, seed=i, crowd=crowd and n > 0), (height, width))
+        for i, (height, width, n, crowd) in enumerate(images)
+    ]
+    together = examples_to_objects(columns, sizes, LAYOUT, 3)
+    assert together is not None
+    alone = [example_to_objects(*one, LAYOUT, "a") for one in zip(columns, sizes, strict=True)]
+    for got, expected in zip(together, alone, strict=True):
+        for name, values in vars(expected).items():
+            np.testing.assert_array_equal(getattr(got, name), values)
+        assert not got.boxes.flags.writeable
+    shown = [Shown(whole(size), size, mirrored=i % 2 == 1) for i, size in enumerate(sizes)]
+    for i, got in enumerate(targets_of(shown, sizes, together)):
+        (expected,) = targets_of([shown[i]], [sizes[i]], [alone[i]])
+        assert torch.equal(got.boxes, expected.boxes)
+        assert torch.equal(got.category_ids, expected.category_ids)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"bbox": np.array([[0.5, 0.5, 0.5, 0.7]], np.float32)},
+        {"bbox": np.array([[0.1, 0.1, 1.5, 0.7]], np.float32)},
+        {"bbox": np.array([[0.1, 0.1, np.nan, 0.7]], np.float32)},
+        {"label": np.array([3])},
+        {"label": np.array([-1])},
+        {"label": np.array([0, 0])},
+        {"is_crowd": np.zeros(0, np.bool_)},
+        {"bbox": [[0.1, 0.1, 0.5, 0.7]]},
+    ],
+    ids=["no area", "outside", "not finite", "no class", "negative", "two classes", "no crowd", "a list"],
+)
+def test_what_is_odd_is_left_to_a_look_at_each(odd: dict[str, Any]) -> None:
+    """Even where another image makes up for it, with a class too few beside one too many."""
+    good = columns_of(Objects(np.array([[1, 2, 3, 4]], np.float32), np.array([2])), (30, 40))
+    assert examples_to_objects([good, good], [(30, 40)] * 2, LAYOUT, 3) is not None
+    other = good | {"label": np.zeros(0, np.int64)} if len(odd.get("label", "a")) == 2 else good
+    assert examples_to_objects([good | odd, other], [(30, 40)] * 2, LAYOUT, 3) is None

@@ -130,4 +130,4 @@ def test_damage_names_the_example(tmp_path: Path) -> None:
     dataset = write_ours(tmp_path / "small" / "1.0.0", make_records(3), [3])
     reader = ExampleReader(dataset, "train", KeepSize(), Augmentation(), View("image", None, "none"))
     with pytest.raises(ExampleError, match=r"example 1.*lacks what its dataset says"):
-        reader.draft(0, 1, b"")
+        reader.drafts([(0, 1, b"")])

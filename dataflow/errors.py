@@ -1,5 +1,8 @@
 """Errors a user can act on: what is wrong, and what to do about it."""
 
+NO_ROOM = "make room or choose another --out, and run it again"
+"""What to do where a disk is full."""
+
 
 class ShardboxError(ValueError):
     """Something the user can mend. The message names the place and the value; `remedy` says what to do."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dataflow.errors import DataRefusedError, ShardboxError
+from dataflow.errors import NO_ROOM, DataRefusedError, ShardboxError
 
 _NO_ROOM = ("No space left on device", "Disk quota exceeded", "File too large")
 _GONE = ("FileNotFoundError", "NotADirectoryError", "PermissionError", "Stale file handle")
@@ -68,7 +68,7 @@ def _remedy(told: dict[str, Any]) -> str:
     if told["remedy"]:
         return str(told["remedy"])
     if any(word in told["what"] for word in _NO_ROOM):
-        return "make room or choose another --out, and run it again"
+        return NO_ROOM
     if _known(told):
         return "files went away while they were read, or workers do not see them: run it again"
     return "that is no fault of the data; the notes of this error (--json) have the traceback"

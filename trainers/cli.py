@@ -1,6 +1,7 @@
 """The command line. Only this module ends the process; everything heavier than arguments is imported by need."""
 
 import argparse
+import errno
 import io
 import json
 import logging
@@ -10,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from dataflow.errors import DataRefusedError, MissingExtraError, ShardboxError, UsageError
+from dataflow.errors import NO_ROOM, DataRefusedError, MissingExtraError, ShardboxError, UsageError
 from trainers import analysis_options, data_options, training_options, tuning_options
 from trainers.options import Command
 
@@ -35,6 +36,8 @@ _EXTRAS = {
     "skimage": "analyse",
     "sklearn": "analyse",
 }
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -125,10 +128,12 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
             raise
         raise MissingExtraError(package, _EXTRAS[package]) from error
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise UsageError(
-            f"{where}{error.strerror or error}", "check the path, its permissions and free space"
-        ) from error
+        # What a file that is open already says of a full disk names no file.
+        place = error.filename or (getattr(arguments, "out", None) if error.errno in _FULL else None)
+        told = f"{place}: {error.strerror or error}" if place else f"{error.strerror or error}"
+        if error.errno in _FULL:
+            raise DataRefusedError(told, NO_ROOM) from error
+        raise UsageError(told, "check the path and its permissions") from error
     finally:
         sys.stdout = stdout
 

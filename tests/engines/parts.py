@@ -44,6 +44,11 @@ def job_server(engine: str) -> Path:
     return part(f"{engine}-job-server.jar")
 
 
+def spark_libraries() -> list[Path]:
+    """Spark's jar files, those of Beam's runner among them."""
+    return [Path(path) for path in part("spark.classpath").read_text().strip().split(os.pathsep)]
+
+
 def prism() -> Path:
     """Beam's Prism."""
     return part("prism")

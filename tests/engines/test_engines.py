@@ -9,9 +9,10 @@ import pytest
 from dataflow.prepared import METRICS, PreparedDataset
 from dataflow.shard_tasks import TaskRunner
 from tests.engines.flink import Cluster, flink_cluster
-from tests.engines.parts import job_server, prism
+from tests.engines.parts import prism
+from tests.engines.spark import SparkCluster, spark_cluster
 from tests.tfds_builders.light_environment import make_light_environment
-from tests.tfds_builders.portable import ROOT, external, time_limit, worker_pool
+from tests.tfds_builders.portable import ROOT, external, time_limit
 from tests.trainers.small_runs import write_run
 from tfds_builders.builders import SourceBuilder
 from tfds_builders.difference_builder import DifferencesBuilder
@@ -30,7 +31,6 @@ LIMIT_S = 300.0
 DATA = ROOT.parent / "shared" / "data"
 PETS = DATA / "pets09_s2l1"
 OPTIONS = IngestOptions(PlanOptions(shards=4))
-SPARK = "local[2]"
 BUILDS = ("photographs", "pairs", "differences")
 CASES = (*BUILDS, "statistics", "predictions")
 
@@ -128,17 +128,18 @@ def test_a_pool_with_torch(local: dict[str, Path], tmp_path: Path) -> None:
         check("predictions", Running("PortableRunner", arguments), local, tmp_path)
 
 
-@pytest.mark.parametrize("case", (*BUILDS, "statistics"))
-def test_spark(case: str, local: dict[str, Path], tmp_path: Path) -> None:
-    jar = job_server("spark")
-    with worker_pool(tmp_path / "pool") as pool:
-        options = (
-            f"--spark_master_url={SPARK}",
-            f"--spark_job_server_jar={jar}",
-            "--environment_type=EXTERNAL",
-            f"--environment_config={pool}",
-        )
-        check(case, Running("SparkRunner", options), local, tmp_path)
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkCluster]:
+    with spark_cluster(tmp_path_factory.mktemp("spark")) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_spark(case: str, spark: SparkCluster, local: dict[str, Path], tmp_path: Path) -> None:
+    with spark.running(tmp_path / "pool") as running:
+        check(case, running, local, tmp_path)
+    [application] = spark.ask()["completedapps"][:1]
+    assert application["state"] == "FINISHED" and application["cores"] == 2
 
 
 def check(case: str, running: Running, local: dict[str, Path], tmp_path: Path) -> None:

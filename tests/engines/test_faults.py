@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from dataflow.errors import NO_ROOM
 from dataflow.prepared import METRICS, PreparedDataset
 from dataflow.worker_failures import WorkerFailedError
 from tests.engines.flink import Cluster, flink_cluster
+from tests.engines.spark import spark_cluster
 from tests.factories import Picture, logical_dataset, write, write_yolo
 from tests.tfds_builders.faulty_sources import Poisoned, Slow, Vanishing
 from tests.tfds_builders.portable import time_limit, wait_until
+from tests.tfds_builders.small_disk import small_disk
 from tfds_builders.builders import IngestOptions, SourceBuilder
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.planning import PlanOptions
@@ -28,6 +31,11 @@ def build(source: Source, out: Path, running: Running = Running()) -> PreparedDa
     options = IngestOptions(PlanOptions(shards=8))
     with time_limit(LIMIT_S):
         return SourceBuilder(source, name="dataset", out=out, options=options, running=running).prepare()
+
+
+def half_way(out: Path) -> bool:
+    """Whether two shards are done."""
+    return len(list(out.glob("dataset/incomplete.*/.results/*.json"))) >= 2
 
 
 def files(path: Path) -> dict[str, bytes]:
@@ -63,6 +71,15 @@ def test_damaged_and_vanishing_images(flink: Cluster, tmp_path: Path) -> None:
     assert {f"stays/{number}" for number in range(4)}.isdisjoint(audit["quarantined"])
 
 
+def test_a_full_disk(flink: Cluster, tmp_path: Path) -> None:
+    source = open_yolo(write_yolo(tmp_path / "source", logical_dataset(200)))
+    with small_disk(tmp_path / "disk", 300_000) as disk, flink.running(tmp_path / "pool") as running:
+        with pytest.raises(WorkerFailedError, match="No space left on device; nothing was kept") as told:
+            build(source, disk, running)
+        assert told.value.remedy == NO_ROOM
+        assert not any(path.is_file() for path in disk.rglob("*"))
+
+
 def test_a_task_manager_that_is_killed(tmp_path: Path) -> None:
     """Flink gives its shards to the other; what was written twice is the same."""
     source = Slow(open_yolo(write_yolo(tmp_path / "source", logical_dataset(60))), 0.5)
@@ -70,11 +87,8 @@ def test_a_task_manager_that_is_killed(tmp_path: Path) -> None:
     with flink_cluster(tmp_path / "flink") as flink, flink.running(tmp_path / "pool") as running:
         killed = threading.Event()
 
-        def half_way() -> bool:
-            return len(list((tmp_path / "out").glob("dataset/incomplete.*/.results/*.json"))) >= 2
-
         def kill() -> None:
-            wait_until(half_way, LIMIT_S, "the job is half-way")
+            wait_until(lambda: half_way(tmp_path / "out"), LIMIT_S, "the job is half-way")
             flink.kill(0)
             killed.set()
 
@@ -85,5 +99,23 @@ def test_a_task_manager_that_is_killed(tmp_path: Path) -> None:
         assert job["state"] == "FINISHED"
         assert flink.ask(f"jobs/{job['jid']}/exceptions")["exceptionHistory"]["entries"], "it was run again"
         wait_until(lambda: len(flink.ask("taskmanagers")["taskmanagers"]) == 1, 60, "the dead one is missed")
+    assert files(dataset.path) == expected
+    assert [path.name for path in (tmp_path / "out" / "dataset").iterdir()] == ["1.0.0"]
+
+
+def test_an_executor_of_spark_that_is_killed(tmp_path: Path) -> None:
+    source = Slow(open_yolo(write_yolo(tmp_path / "source", logical_dataset(60))), 0.5)
+    expected = files(build(source, tmp_path / "alone").path)
+    with spark_cluster(tmp_path / "spark") as spark, spark.running(tmp_path / "pool") as running:
+        killed = threading.Event()
+
+        def kill() -> None:
+            wait_until(lambda: half_way(tmp_path / "out"), LIMIT_S, "the job is half-way")
+            spark.kill_executor(0)
+            killed.set()
+
+        threading.Thread(target=kill, daemon=True).start()
+        dataset = build(source, tmp_path / "out", running)
+        assert killed.is_set()
     assert files(dataset.path) == expected
     assert [path.name for path in (tmp_path / "out" / "dataset").iterdir()] == ["1.0.0"]

@@ -19,10 +19,12 @@ from dataflow.worker_failures import WorkerFailedError
 from tests.factories import Picture, logical_dataset, write, write_yolo
 from tests.tfds_builders.faulty_sources import Poisoned, Vanishing
 from tests.tfds_builders.portable import ROOT, external, time_limit
+from tests.tfds_builders.small_disk import small_disk
 from tfds_builders.builders import IngestOptions, RefusedError, Running, SourceBuilder
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.planning import PlanOptions
 from tfds_builders.source import Source
+from trainers.cli import main
 
 LIMIT_S = 120.0
 MULTI = Running("FnApiRunner", ("--direct_running_mode=multi_processing", "--direct_num_workers=2"))
@@ -123,3 +125,21 @@ def test_a_full_disk(file_format: FileFormat, workers: list[str], tmp_path: Path
     assert not any(path.is_file() for path in (tmp_path / "out").rglob("*"))
     with pytest.raises(UsageError):
         PreparedDataset(tmp_path / "out" / "source" / "1.0.0")
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (8_192, "disk: No space left on device"),  # The plan.
+        (100_000, "shard train 0 could not be written: OSError: [Errno 28] No space left on device; nothing was kept"),
+        (780_000, "disk: No space left on device"),  # The audit.
+    ],
+)
+def test_a_disk_that_is_full(size: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_yolo(tmp_path / "source", logical_dataset(200))
+    with small_disk(tmp_path / "disk", size) as disk:
+        assert main(["ingest", str(root), "--out", str(disk), "--shards", "1"]) == 1
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert told.startswith("shardbox ingest: error: ") and said in told
+        assert told.endswith("; make room or choose another --out, and run it again")
+        assert not any(path.is_file() for path in disk.rglob("*"))

@@ -1,13 +1,15 @@
 """How a job scales: measured with one and two workers here, simulated for up to a thousand.
 
-    python benchmarks/scaling.py [--measure] [--json]
+    python benchmarks/scaling.py [--measure [--rounds N]] [--json]
 
 The simulation hands shards to workers as they become free, which is what Beam's runners do after the reshuffle. It
 assumes: images cost what `--ms` says (docs/scale.md), a worker's speed is lognormal (`SPREAD`), a share of workers
 straggles at a third of the speed, workers start one after another within `START_S`, and around the shards the launcher
 plans and finishes alone, at what benchmarks/scale.py measures for an image. No failures, no network limit.
-`--measure` prepares made photographs by Beam in processes, one and two of them: the same work (strong scaling), and
-twice the work for twice the workers (weak).
+`--measure` prepares made photographs by Beam in processes, one and two of them, and predicts them with an untrained
+detector: the same work (strong scaling), and twice the work for twice the workers (weak). Rounds are interleaved and
+medians told. On a machine that others use two processes get twice the share of one, so that seconds flatter them: what
+two workers cost more is in the CPU seconds, and so is an image, as the difference between the work and twice of it.
 """
 
 import heapq
@@ -20,12 +22,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-from measuring import parser, report
+from measuring import ROOT, parser, report
 
 WORKERS = (1, 10, 100, 300, 1000)
 SPREAD = 0.15  # sigma of the logarithm of a worker's speed
 STRAGGLERS = 0.01  # of the workers, at a third of the speed
 START_S = 180.0  # until the last worker of a cloud is up
+PHOTOGRAPHS = {"ingest": 2000, "predict": 200}  # that are measured with, and twice as many
+INGEST = ("--format", "yolo", "--name", "photographs", "--shards", "16", "--splits", "train=1")
 LAUNCHER_MS = 0.030  # listing, planning, duplicates and the manifest, ms an image (benchmarks/scale.py)
 
 
@@ -57,19 +61,50 @@ def simulate(images: int, shards: int, workers: int, ms: float, seed: int = 0) -
     }
 
 
-def measure(workers: int, photographs: int, folder: Path) -> dict[str, float]:
-    """Seconds and CPU seconds of an ingestion in so many processes, its start left out of neither."""
-    source = folder / f"source-{photographs}"
-    if not source.exists():
-        make_photographs(source, photographs)
-    options = [f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing"]
-    words = ["ingest", str(source), "--format", "yolo", "--shards", "16", "--out", str(folder / str(time.time_ns()))]
-    command = [sys.executable, "-m", "trainers.cli", *words, "--", *options]
+def measure(photographs: dict[str, int], rounds: int, folder: Path) -> dict[str, dict[str, float]]:
+    """Medians of each job (`ingest` or `predict`, of so many photographs) by one and two workers."""
+    seen: dict[str, list[dict[str, float]]] = {}
+    for count in sorted({count * scale for count in photographs.values() for scale in (1, 2)}):
+        make_photographs(folder / f"source-{count}", count)
+        run(["ingest", str(folder / f"source-{count}"), *INGEST, "--out", str(folder / f"data-{count}")])
+    dataset = folder / f"data-{photographs['predict']}" / "photographs" / "1.0.0"
+    run(["train", str(dataset), "--recipe", "dense_cnn_small", "--steps", "1", "--out", str(folder / "run")])
+    for number in range(rounds):
+        for workers, scale in ((1, 1), (2, 1), (2, 2)):
+            for job, few in photographs.items():
+                count, out = few * scale, folder / f"{job}-{number}-{workers}-{scale}"
+                dataset = folder / f"data-{count}" / "photographs" / "1.0.0"
+                words = {
+                    "ingest": ["ingest", str(folder / f"source-{count}"), *INGEST],
+                    "predict": ["predict", str(dataset), "--run", str(folder / "run"), "--split", "train"],
+                }[job]
+                options = [f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing"]
+                name = f"{job}: {workers} workers, {count} images"
+                seen.setdefault(name, []).append(run([*words, "--out", str(out), "--", *options]))
+    return {name: {key: float(np.median([row[key] for row in rows])) for key in rows[0]} for name, rows in seen.items()}
+
+
+def run(words: list[str]) -> dict[str, float]:
+    """Seconds and CPU seconds of a command, its start left out of neither."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = [sys.executable, "-m", "trainers.cli", *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, check=True, capture_output=True, env=environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"seconds": time.perf_counter() - start, "cpu_s": cpu, "load": os.getloadavg()[0]}
+
+
+def compared(job: str, few: int, rows: dict[str, dict[str, float]]) -> dict[str, float]:
+    """What two workers gain and cost, and what an image costs."""
+    names = [(1, few), (2, few), (2, 2 * few)]
+    one, strong, weak = (rows[f"{job}: {workers} workers, {count} images"] for workers, count in names)
+    return {
+        f"{job}_strong_speed_up_2_vs_1": one["seconds"] / strong["seconds"],
+        f"{job}_weak_efficiency_2_vs_1": one["seconds"] / weak["seconds"],
+        f"{job}_cpu_2_vs_1": strong["cpu_s"] / one["cpu_s"],
+        f"{job}_cpu_ms_an_image": (weak["cpu_s"] - strong["cpu_s"]) / few * 1e3,
+    }
 
 
 def make_photographs(source: Path, count: int) -> None:
@@ -90,7 +125,6 @@ def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--ms", type=float, default=1.27, help="milliseconds an image on one core (default: ingest)")
     options.add_argument("--measure", action="store_true", help="measure one and two workers here, too")
-    options.add_argument("--photographs", type=int, default=2000)
     chosen = options.parse_args()
     rows: dict[str, dict[str, float]] = {}
     for images in (10**6, 10**8, 10**9):
@@ -101,18 +135,10 @@ def main() -> None:
     ratios = {f"speed_up_{name.replace(' ', '_').replace(',', '')}": row["speed_up"] for name, row in rows.items()}
     if chosen.measure:
         with tempfile.TemporaryDirectory() as name:
-            for workers, scale in ((1, 1), (2, 1), (2, 2)) * 3:
-                row = measure(workers, chosen.photographs * scale, Path(name))
-                best = rows.get(f"measured: {workers} workers, {chosen.photographs * scale} images", row)
-                rows[f"measured: {workers} workers, {chosen.photographs * scale} images"] = min(
-                    row, best, key=lambda each: each["seconds"]
-                )
-        one, strong, weak = [rows[key] for key in rows if key.startswith("measured")]
-        ratios |= {
-            "strong_speed_up_2_vs_1": one["seconds"] / strong["seconds"],
-            "weak_efficiency_2_vs_1": one["seconds"] / weak["seconds"],
-            "cpu_2_vs_1": strong["cpu_s"] / one["cpu_s"],
-        }
+            measured = measure(PHOTOGRAPHS, chosen.rounds, Path(name))
+        rows |= measured
+        for job, few in PHOTOGRAPHS.items():
+            ratios |= compared(job, few, measured)
     if not chosen.json:
         for name, row in rows.items():
             print(f"{name:40}" + "  ".join(f"{key} {value:,.2f}" for key, value in row.items()))

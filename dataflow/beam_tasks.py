@@ -9,7 +9,6 @@ input through the pipeline.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -18,6 +17,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from dataflow.beam_jobs import DEFAULT_RUNNER, METRICS, LostElementsError, check_runner, run_steps
 from dataflow.errors import ShardboxError
+from dataflow.paths import location
 from dataflow.progress import watch
 from dataflow.shard_tasks import ShardTask, raise_failures, save_failure
 
@@ -66,8 +66,7 @@ class _TaskHandler(ModelHandler[int, int, _Loaded]):  # type: ignore[misc]
 
 
 def _listed(directory: str) -> Iterator[int]:
-    with Path(directory, _SHARDS).open(encoding="ascii") as file:
-        yield from map(int, file)
+    yield from map(int, (location(directory) / _SHARDS).read_text(encoding="ascii").splitlines())
 
 
 def run_on_beam(

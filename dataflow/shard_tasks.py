@@ -94,6 +94,15 @@ def run_tasks(
     progress.close(done)
 
 
+def parts_there(parts: Sequence[Path]) -> int:
+    """How many of these files, all of one directory, are there; asks an object store once."""
+    try:
+        there = {path.name for path in parts[0].parent.iterdir()} if parts else set()
+    except FileNotFoundError:
+        return 0
+    return sum(part.name in there for part in parts)
+
+
 def save_failure(directory: Path, shard: int, error: ShardboxError) -> None:
     """Leave word of what a worker could not do."""
     told = {"exit_status": error.exit_status, "message": error.message, "remedy": error.remedy}

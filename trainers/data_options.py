@@ -165,7 +165,7 @@ def _add_doctor(commands: Any) -> None:
 
 def _add_stats(commands: Any) -> None:
     parser = add_command(commands, _MODULE, "stats", "Count what a prepared dataset holds", "prepared dataset")
-    parser.add_argument("--out", type=local_path, metavar="DIR", help="directory for stats.html and stats.json")
+    parser.add_argument("--out", type=location, metavar="DIR", help="directory for stats.html and stats.json")
     add_task_runner(parser)
 
 

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import shutil
 import tempfile
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -16,11 +14,13 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from dataflow.cloud_paths import is_cloud
 from dataflow.errors import DataRefusedError, ShardboxError, UsageError
+from dataflow.paths import remove_tree, upload_files, whole_file
 from dataflow.prepared import PreparedDataset, Shard
 from dataflow.records import Categories, FramePair, ImageRecord
 from dataflow.schema import Kind, example_image_id, example_to_pair, example_to_record
-from dataflow.shard_tasks import IN_THIS_PROCESS, TaskRunner, run_tasks
+from dataflow.shard_tasks import IN_THIS_PROCESS, TaskRunner, parts_there, run_tasks
 from dataflow.tallies import Tally, parse_tally
 from trainers.outputs import resumable_directory
 
@@ -124,11 +124,9 @@ class StatisticsTask:
                 waiting.clear()
             yield 1
         tally.add(waiting)
-        path = self.part(shard)
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         told = {"tally": tally.to_json(), "ids": ids, "contents": contents}
-        partial.write_text(json.dumps(told), encoding="utf-8")
-        partial.replace(path)
+        with whole_file(self.part(shard)) as file:
+            file.write_text(json.dumps(told), encoding="utf-8")
 
 
 def _records(dataset: PreparedDataset, shard: Shard) -> Iterator[tuple[ImageRecord | FramePair, str, int]]:
@@ -185,17 +183,26 @@ def count_dataset(
             left,
             what="count",
             images=sum(shards[number].count for number in left),
-            parts=lambda: sum(task.part(number).is_file() for number in left),
+            parts=lambda: parts_there([task.part(number) for number in left]),
             running=running,
             loaded=None if running.by_beam else dataset,
         )
         statistics = _collect(task, dataset, shards)
         if out is not None:
-            from trainers.statistics_page import write_statistics
-
-            write_statistics(statistics, work)
-            shutil.rmtree(work / _PARTS)
+            _write(statistics, work)
+            remove_tree(work / _PARTS)
     return statistics
+
+
+def _write(statistics: Statistics, work: Path) -> None:
+    from trainers.statistics_page import write_statistics
+
+    if not is_cloud(work):
+        write_statistics(statistics, work)
+        return
+    with _temporary() as here:
+        write_statistics(statistics, here)
+        upload_files(here, work)
 
 
 @contextmanager

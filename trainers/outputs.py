@@ -5,12 +5,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
 
 from dataflow.cloud_paths import is_cloud
 from dataflow.errors import UsageError
-from dataflow.paths import cache_directory, upload_files
+from dataflow.paths import REQUESTS, cache_directory, copy_object, objects_below, remove_tree, upload_files
 
 
 def check_output(out: Path, marker: str, overwrite: bool) -> None:
@@ -62,27 +63,54 @@ def resumable_directory(out: Path, marker: str, key: str) -> Iterator[Path]:
     """A temporary directory beside `out` that takes its name when the block ends well, or else stays for the next call.
 
     `key` names all that decides the work, so that only the same work is taken up; what other work for `out` left
-    unfinished goes when this one is finished. A directory in which nothing was left is removed at once.
+    unfinished goes when this one is finished. A directory in which nothing was left is removed at once. In an object
+    store nothing has its name changed: there it is copied, the file `marker` last, without which nothing reads `out`.
 
     Raises:
-        UsageError: `out` is taken (see `check_output`).
+        UsageError: `out` is taken (see `check_output`), or the store cannot be written to.
     """
-    check_output(out, marker, overwrite=False)
     prefix = f".{out.name}.unfinished-"
     work = out.with_name(prefix + key)
+    if not (is_cloud(out) and _half_copied(work, out, marker)):
+        check_output(out, marker, overwrite=False)
     work.mkdir(parents=True, exist_ok=True)
     try:
         yield work
-        check_output(out, marker, overwrite=False)
-        for path in list(work.rglob(".*")):  # Halves of files, of workers that were killed.
-            path.unlink()
-        work.rename(out)
-        for path in out.parent.glob(f"{prefix}*"):
-            shutil.rmtree(path, ignore_errors=True)
+        if is_cloud(out):
+            _copy_whole(work, out, marker)
+            remove_tree(work)
+        else:
+            check_output(out, marker, overwrite=False)
+            for path in list(work.rglob(".*")):  # Halves of files, of workers that were killed.
+                path.unlink()
+            work.rename(out)
+        for path in list(out.parent.glob(f"{prefix}*")):
+            remove_tree(path)
     finally:
-        left = (path for path in work.rglob("*") if path.is_file() and not path.name.startswith("."))
-        if next(left, None) is None:
-            shutil.rmtree(work, ignore_errors=True)
+        if not _files(work):
+            with suppress(FileNotFoundError):
+                remove_tree(work)
+
+
+def _files(work: Path) -> list[str]:
+    """All files below a directory but those that are nobody's, by their paths relative to it."""
+    if is_cloud(work):
+        found = [PurePosixPath(name) for name in objects_below(work)]
+    else:
+        found = [PurePosixPath(path.relative_to(work)) for path in work.rglob("*") if path.is_file()]
+    return [str(name) for name in found if not name.name.startswith(".")]
+
+
+def _half_copied(work: Path, out: Path, marker: str) -> bool:
+    """Whether all that is in `out` comes from `work`, by a call that was killed before it was done."""
+    there = set(_files(out))
+    return bool(there) and marker not in there and there <= set(_files(work))
+
+
+def _copy_whole(work: Path, out: Path, marker: str) -> None:
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        list(pool.map(lambda name: copy_object(work / name, out / name), [n for n in _files(work) if n != marker]))
+    copy_object(work / marker, out / marker)
 
 
 @contextmanager

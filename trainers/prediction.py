@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 
 from dataflow.batches import Batch, detections_to_predictions, normalise
 from dataflow.bridge import BatchLoader
 from dataflow.errors import DataRefusedError, UsageError
+from dataflow.paths import location
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Predictions
 from dataflow.registration import Method
-from dataflow.shard_tasks import IN_THIS_PROCESS, TaskRunner, run_tasks
+from dataflow.shard_tasks import IN_THIS_PROCESS, TaskRunner, parts_there, run_tasks
 from trainers.detectors import detect
-from trainers.outputs import check_output, resumable_directory
-from trainers.prediction_parts import TABLE, Part, PartWriter, checked, part_path, read_part
+from trainers.outputs import resumable_directory
+from trainers.prediction_parts import TABLE, Part, checked, part_path, part_writer, read_part
 from trainers.predictions import DESCRIPTION, finish_predictions
-from trainers.runs import MODEL_FILES, Run, load_run
+from trainers.runs import Run, load_run
 
 _KEY_LENGTH = 16
 
@@ -117,7 +117,7 @@ class PredictionTask:
             DataRefusedError: they are not those that the launcher saw.
         """
         dataset, run = PreparedDataset(self.dataset), load_run(self.run)
-        seen = (run.run_id, _model_hash(self.run), dataset.fingerprint)
+        seen = (run.run_id, run.model_hash, dataset.fingerprint)
         if seen != (self.origin.run_id, self.origin.model, self.origin.fingerprint):
             raise DataRefusedError(
                 f"a worker reads another run or dataset in {self.run} and {self.dataset} than the launcher",
@@ -154,26 +154,17 @@ class PredictionTask:
             view=run.view,
         )
         found = (item for batch in loader for item in predict_batch(run, batch))
-        with PartWriter(self.part(shard), dict(names)) as writer:
+        with part_writer(self.part(shard), dict(names)) as writer:
             for item in checked(found, run.run_id, [name for name, _ in names], len(run.categories)):
                 writer.add(item)
                 yield 1
-            writer.close(origin.of(shard), loader.damaged, loader.refused)
+            writer.finish(origin.of(shard), loader.damaged, loader.refused)
 
 
 def prepared_to_predict(dataset: PreparedDataset, run: Run) -> _Loaded:
     """A dataset and a run, its model on the GPU if there is one."""
     run.model.to("cuda" if torch.cuda.is_available() else "cpu")
     return _Loaded(dataset, run)
-
-
-def _model_hash(run: Path) -> str:
-    digest = xxhash.xxh3_128()
-    for name in MODEL_FILES:
-        with (run / name).open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def predict(
@@ -193,7 +184,7 @@ def predict(
     Args:
         dataset: prepared dataset with the classes that the run was trained on.
         run: directory of the run.
-        out: directory to write; it appears whole or not at all.
+        out: directory to write; it appears whole or not at all. Run, dataset and it may be in an object store.
         split: which images.
         batch_size: images at once; the recipe's by default. It changes the speed, not the detections, but for what
             padding changes (see the detectors).
@@ -204,8 +195,7 @@ def predict(
         DataRefusedError: two images have one id.
         ExampleError: an image cannot be shown (by Beam a `UsageError`, after the other shards are done).
     """
-    run, out = Path(run), Path(out)
-    check_output(out, DESCRIPTION, overwrite=False)
+    run, out = location(run), location(out)
     shards = dataset.shards(split)
     if not shards:
         raise UsageError(f"the split {split!r} of {dataset.path} has no images", "predict another --split")
@@ -216,7 +206,7 @@ def predict(
         raise UsageError(f"a batch size of {size}", "give a positive number")
     origin = Origin(
         run_id=loaded.run_id,
-        model=_model_hash(run),
+        model=loaded.model_hash,
         fingerprint=dataset.fingerprint,
         split=split,
         shards=len(shards),
@@ -240,7 +230,7 @@ def predict(
             [shard.index for shard in left],
             what="predict",
             images=sum(shard.count for shard in left),
-            parts=lambda: sum(task.part(shard.index).is_file() for shard in left),
+            parts=lambda: parts_there([task.part(shard.index) for shard in left]),
             running=running,
             loaded=None if running.by_beam else prepared_to_predict(dataset, loaded),
         )

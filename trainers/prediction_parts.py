@@ -7,9 +7,9 @@ damaged.
 """
 
 import json
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from dataflow.errors import DataRefusedError
+from dataflow.paths import local_file, whole_file
 from dataflow.records import Predictions, RecordError
 
 TABLE = "predictions.parquet"
@@ -111,23 +112,31 @@ def checked(
         )
 
 
-class PartWriter:
-    """Writes a part under a temporary name, which becomes its own in `close`. Use it in a `with` block."""
+@contextmanager
+def part_writer(path: Path, source_ids: Mapping[str, str]) -> Iterator["PartWriter"]:
+    """Writes a part, which is at `path` (a place in an object store, too) when the block has ended well.
 
-    def __init__(self, path: Path, source_ids: Mapping[str, str]) -> None:
-        self._path, self._source_ids = path, source_ids
-        self._partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    Args:
+        path: its place.
+        source_ids: the source's id of each image by ours.
+    """
+    with whole_file(path) as partial:
+        try:
+            with pq.ParquetWriter(partial, SCHEMA.append(_SOURCE_ID), compression="zstd") as table:
+                yield PartWriter(table, source_ids)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+class PartWriter:
+    """Writes rows, and at the end in `finish` what they are of."""
+
+    def __init__(self, table: pq.ParquetWriter, source_ids: Mapping[str, str]) -> None:
+        self._table, self._source_ids = table, source_ids
         self._group: list[Predictions] = []
         self._digest = xxhash.xxh3_128()
         self._images = self._detections = 0
-
-    def __enter__(self) -> "PartWriter":
-        self._table = pq.ParquetWriter(self._partial, SCHEMA.append(_SOURCE_ID), compression="zstd")
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._table.close()
-        self._partial.unlink(missing_ok=True)
 
     def add(self, item: Predictions) -> None:
         """Append the row of an image."""
@@ -137,13 +146,11 @@ class PartWriter:
         if len(self._group) == _ROWS_PER_GROUP:
             self._flush()
 
-    def close(self, of: Mapping[str, Any], damaged: Mapping[str, str] = {}, refused: Mapping[str, str] = {}) -> Part:
-        """Give the part its name, and say what it is."""
+    def finish(self, of: Mapping[str, Any], damaged: Mapping[str, str] = {}, refused: Mapping[str, str] = {}) -> Part:
+        """Say what the part is."""
         self._flush()
         part = Part(of, self._images, self._detections, self._digest.hexdigest(), dict(damaged), dict(refused))
         self._table.add_key_value_metadata({_FOOTER: json.dumps(vars(part))})
-        self._table.close()
-        self._partial.replace(self._path)
         return part
 
     def _flush(self) -> None:
@@ -155,11 +162,12 @@ class PartWriter:
 def read_part(path: Path) -> Part | None:
     """What a part says of itself; None if there is none, or one that is not what was written."""
     try:
-        metadata = pq.read_metadata(path).metadata or {}
-        part = Part(**json.loads(metadata[_FOOTER]))
-        digest = xxhash.xxh3_128()
-        for item in rows(path):
-            _add_row(digest, item)
+        with local_file(path) as file:
+            metadata = pq.read_metadata(file).metadata or {}
+            part = Part(**json.loads(metadata[_FOOTER]))
+            digest = xxhash.xxh3_128()
+            for item in rows(file):
+                _add_row(digest, item)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
         return None
     return part if digest.hexdigest() == part.digest else None

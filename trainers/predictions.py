@@ -24,12 +24,12 @@ from typing import Any
 from dataflow.boxes import xyxy_to_coco
 from dataflow.cloud_paths import is_cloud
 from dataflow.errors import DataRefusedError, UsageError
-from dataflow.paths import local_directory, location
+from dataflow.paths import local_directory, location, whole_file
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories, Predictions, RecordError
 from dataflow.registration import Method
 from trainers.outputs import whole_directory
-from trainers.prediction_parts import TABLE, Part, PartWriter, checked, names, part_path, rows, table_files
+from trainers.prediction_parts import TABLE, Part, checked, names, part_path, part_writer, rows, table_files
 
 COCO_RESULTS = "coco_results.json"
 DESCRIPTION = "predictions.json"
@@ -111,10 +111,10 @@ def write_predictions(
     of = {"run_id": run_id, "fingerprint": dataset.fingerprint, "split": split, "align": align}
     with whole_directory(out, DESCRIPTION, overwrite) as work:
         (work / TABLE).mkdir()
-        with PartWriter(part_path(work / TABLE, 0, 1), names) as writer:
+        with part_writer(part_path(work / TABLE, 0, 1), names) as writer:
             for item in checked(predictions, run_id, list(names), len(dataset.categories)):
                 writer.add(item)
-            part = writer.close(of)
+            part = writer.finish(of)
         finish_predictions(work, [part], dataset)
     return PredictionSummary(out, run_id, part.images, part.detections)
 
@@ -125,21 +125,21 @@ def finish_predictions(work: Path, parts: Sequence[Part], dataset: PreparedDatas
     Raises:
         DataRefusedError: two shards have an image in common.
     """
-    files = table_files(work / TABLE)
-    named = [name for file in files for name in names(file)]
-    coco_ids = coco_image_ids(named)
-    if len(coco_ids) < len(named):
-        twice, _ = Counter(image for image, _ in named).most_common(1)[0]
-        raise DataRefusedError(f"image {twice!r} is in {dataset.path} twice", "give each image an id of its own")
-    with (work / COCO_RESULTS).open("w", encoding="utf-8") as results:
-        results.write("[")
-        comma = ""
-        for file in files:
-            for item in rows(file):
+    with local_directory(work / TABLE) as table:
+        files = table_files(table)
+        named = [name for file in files for name in names(file)]
+        coco_ids = coco_image_ids(named)
+        if len(coco_ids) < len(named):
+            twice, _ = Counter(image for image, _ in named).most_common(1)[0]
+            raise DataRefusedError(f"image {twice!r} is in {dataset.path} twice", "give each image an id of its own")
+        with whole_file(work / COCO_RESULTS) as path, path.open("w", encoding="utf-8") as results:
+            results.write("[")
+            comma = ""
+            for item in (row for file in files for row in rows(file)):
                 for result in _coco_results(item, coco_ids[item.image_id], dataset.categories):
                     results.write(f"{comma}\n{result}")
                     comma = ","
-        results.write("\n]\n")
+            results.write("\n]\n")
     _write_description(work, parts, dataset)
 
 

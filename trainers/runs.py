@@ -16,18 +16,23 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import torchvision
 import transformers
+import xxhash
 from transformers import AutoImageProcessor, DetrImageProcessor, PreTrainedModel
 
+from dataflow.cloud_paths import is_cloud
 from dataflow.errors import UsageError
 from dataflow.padding import TO_LARGEST, Padding, PadToLargest, PadToSize
+from dataflow.paths import local_file, location
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories
 from dataflow.resize import FixedSize, KeepSize, LongestEdge, Resize, ResizePolicy
@@ -219,6 +224,8 @@ class Run:
     """What it was trained on, and must be shown."""
     batch_size: int
     """The recipe's."""
+    model_hash: str
+    """Of the files of the model."""
 
     def check(self, dataset: PreparedDataset) -> None:
         """Raise `UsageError` unless the dataset can be seen as the run was trained, and has its classes in order."""
@@ -242,25 +249,49 @@ def _listed(names: tuple[str, ...]) -> str:
     return f"{len(names)} {'class' if len(names) == 1 else 'classes'} ({few}{', ...' if len(names) > 5 else ''})"
 
 
+@contextmanager
+def _model_here(run: Path) -> Iterator[Path]:
+    """A directory of this machine with the files of a run's model."""
+    if not is_cloud(run):
+        yield run
+        return
+    with TemporaryDirectory(prefix="shardbox-") as folder:
+        for name in MODEL_FILES:
+            with local_file(run / name) as file:
+                shutil.copyfile(file, Path(folder, name))
+        yield Path(folder)
+
+
+def _hash(run: Path) -> str:
+    digest = xxhash.xxh3_128()
+    for name in MODEL_FILES:
+        with (run / name).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def load_run(path: str | Path) -> Run:
-    """A finished run.
+    """A finished run, of this machine or in an object store.
 
     Raises:
         UsageError: `path` is no run, its training is not finished, or its files are damaged.
     """
-    path = Path(path)
+    path = location(path)
     description = read_description(path)
     if not is_finished(path):
         raise UsageError(f"the training of {path} is not finished", "finish it with `shardbox train ... --resume`")
-    try:
-        with quiet_transformers():
-            processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
-        model = load_trained(path)
-    except Exception as error:  # Whatever the loaders of JSON and safetensors raise, the file is not what was written.
-        first = str(error).strip().partition("\n")[0]
-        raise UsageError(
-            f"the model in {path} cannot be read: {first}", "train again into another directory"
-        ) from error
+    with _model_here(path) as here:
+        model_hash = _hash(here)
+        try:
+            with quiet_transformers():
+                processor = AutoImageProcessor.from_pretrained(here, local_files_only=True)
+            model = load_trained(here)
+        except Exception as error:  # Whatever loaders of JSON and safetensors raise, the file is not what was written.
+            first = str(error).strip().partition("\n")[0]
+            raise UsageError(
+                f"the model in {path} cannot be read: {first}", "train again into another directory"
+            ) from error
     listed = description["categories"]
     categories = Categories(
         tuple(entry["name"] for entry in listed), tuple(int(entry["source_id"]) for entry in listed)
@@ -280,4 +311,5 @@ def load_run(path: str | Path) -> Run:
         std=tuple(processor.image_std),
         view=View(**processor.shardbox_view),
         batch_size=int(description["recipe"]["batch_size"]),
+        model_hash=model_hash,
     )

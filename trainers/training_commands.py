@@ -4,7 +4,6 @@ from argparse import Namespace
 from typing import Any
 
 from dataflow.errors import UsageError
-from dataflow.paths import local_directory
 
 
 def verify_loader(arguments: Namespace) -> dict[str, Any]:
@@ -76,22 +75,25 @@ def train(arguments: Namespace) -> dict[str, Any]:
     from dataflow.prepared import PreparedDataset
     from trainers.processes import is_first
     from trainers.recipes import find_recipe
+    from trainers.stored_runs import trained_here
     from trainers.training import train as train_run
     from trainers.tuning_commands import look_first
 
     dataset, recipe = PreparedDataset(arguments.dataset), find_recipe(arguments.recipe)
     look_first(dataset, arguments)
-    summary = train_run(
-        dataset,
-        recipe,
-        arguments.out,
-        split=arguments.split,
-        seed=arguments.seed,
-        resume=arguments.resume,
-        weights=arguments.weights,
-        watch=_watch(arguments),
-        **asked(arguments, recipe),
-    )
+    with trained_here(arguments.out, arguments.resume) as (out, callbacks):
+        summary = train_run(
+            dataset,
+            recipe,
+            out,
+            split=arguments.split,
+            seed=arguments.seed,
+            resume=arguments.resume,
+            weights=arguments.weights,
+            callbacks=callbacks,
+            watch=_watch(arguments),
+            **asked(arguments, recipe),
+        )
     result = {"run": str(arguments.out), "run_id": summary.run_id, "steps": summary.steps, "loss": summary.loss}
     result |= {"model_step": summary.model_step, "evaluations": list(summary.evaluations)}
     if not is_first():
@@ -111,19 +113,16 @@ def predict(arguments: Namespace) -> dict[str, Any]:
     """`shardbox predict`: a prepared dataset and a run to predictions."""
     from dataflow.prepared import PreparedDataset
     from dataflow.shard_tasks import TaskRunner
-    from trainers.outputs import made_here
     from trainers.prediction import predict as predict_split
-    from trainers.predictions import DESCRIPTION
 
-    with local_directory(arguments.run) as run, made_here(arguments.out, DESCRIPTION) as out:
-        summary = predict_split(
-            PreparedDataset(arguments.dataset),
-            run,
-            out,
-            split=arguments.split,
-            batch_size=arguments.batch_size,
-            running=TaskRunner(arguments.runner, arguments.runner_arguments),
-        )
+    summary = predict_split(
+        PreparedDataset(arguments.dataset),
+        arguments.run,
+        arguments.out,
+        split=arguments.split,
+        batch_size=arguments.batch_size,
+        running=TaskRunner(arguments.runner, arguments.runner_arguments),
+    )
     before = f", {summary.images_kept} of them before" if summary.images_kept else ""
     print(f"{summary.detections} detections in {summary.images} images of {arguments.split}{before}")
     if summary.images_damaged:

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from dataflow.paths import location
-from trainers.options import METHODS, MODES, add_command, add_task_runner, local_path
+from trainers.options import METHODS, MODES, add_command, add_task_runner
 
 _MODULE = "trainers.training_commands"
 
@@ -25,7 +25,7 @@ def _add_verify_loader(commands: Any) -> None:
 def _add_train(commands: Any) -> None:
     parser = add_command(commands, _MODULE, "train", "Train a detector", "prepared dataset")
     add_training_options(parser)
-    parser.add_argument("--out", type=local_path, required=True, metavar="RUN", help="directory of the run")
+    parser.add_argument("--out", type=location, required=True, metavar="RUN", help="directory of the run")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of RUN")
     parser.add_argument(
         "--preflight",

@@ -20,7 +20,7 @@ from dataflow.shard_tasks import TaskRunner
 from tests.tfds_builders.portable import ROOT, end_session, members, time_limit, wait_until
 from tests.trainers.small_runs import write_run
 from tests.trainers.small_sets import square_picture, write_dataset
-from trainers import prediction
+from trainers import prediction, runs
 from trainers.cli import main
 from trainers.prediction import predict
 from trainers.prediction_parts import read_part
@@ -257,7 +257,7 @@ def test_a_run_that_was_trained_again_is_another_one(dataset, run: Path, tmp_pat
 
 def test_a_worker_that_reads_another_run_refuses(dataset, run: Path, tmp_path: Path, monkeypatch) -> None:
     hashes = iter(("the launcher's", "the worker's"))
-    monkeypatch.setattr(prediction, "_model_hash", lambda _: next(hashes))
+    monkeypatch.setattr(runs, "_hash", lambda _: next(hashes))
     with time_limit(LIMIT_S), pytest.raises(DataRefusedError, match="a worker reads another run or dataset"):
         predict(dataset, run, tmp_path / "out", running=BEAM)
     assert list(tmp_path.iterdir()) == []
@@ -296,14 +296,14 @@ def test_two_images_of_one_id_in_different_shards_are_refused(run: Path, tmp_pat
 def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
     """What a part holds in memory is a group of rows, whatever its size."""
     from dataflow.records import Predictions
-    from trainers.prediction_parts import PartWriter, rows
+    from trainers.prediction_parts import part_writer, rows
 
     boxes = np.tile(np.array([[0, 0, 5, 5]], np.float32), (100, 1))
     names = {str(i): "" for i in range(3000)}
-    with PartWriter(tmp_path / "part", names) as writer:
+    with part_writer(tmp_path / "part", names) as writer:
         for name in names:
             writer.add(Predictions(name, boxes, np.ones(100), np.zeros(100, np.int64), "run"))
             assert len(writer._group) < 1024
-        writer.close({})
+        writer.finish({})
     assert sum(1 for _ in rows(tmp_path / "part")) == 3000
     assert pq.ParquetFile(tmp_path / "part").num_row_groups == 3

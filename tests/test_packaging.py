@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -35,6 +36,23 @@ def test_the_container_has_the_beam_of_the_lock() -> None:
     assert locked is not None
     assert re.findall(r"^FROM apache/beam_python(\S+)_sdk:(\S+)", DOCKERFILE, re.M) == [("3.11", locked[1])]
     assert re.findall(r"^FROM python:(\S+?)-", DOCKERFILE, re.M) == ["3.11"]
+
+
+def test_the_container_gets_what_pyproject_asks_for() -> None:
+    """The lock, which constrains the installation, has all that its extras name, at versions that they take."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    locked = {Requirement(line).name: Requirement(line).specifier for line in lines if "==" in line}
+    installed = re.findall(r"--constraint requirements.lock \"\.\[\$\{EXTRAS\}(?:,(\w+))?\]\"", DOCKERFILE)
+    assert installed == ["", "train"] and set(re.findall(r"^ARG EXTRAS=(\S+)", DOCKERFILE, re.M)) == {"prepare,cloud"}
+    wanted = [*PROJECT["dependencies"], *(each for extra in ("prepare", "cloud", "train") for each in EXTRAS[extra])]
+    for requirement in map(Requirement, wanted):
+        [pin] = locked[requirement.name]
+        assert pin.version in requirement.specifier, requirement
+
+
+def test_documents_name_the_container_of_this_version() -> None:
+    named = re.findall(r"/shardbox:(\d[\w.]*)", (ROOT / "docs" / "runners.md").read_text())
+    assert named and set(named) == {PROJECT["version"]}
 
 
 def test_what_the_container_copies_is_there() -> None:

@@ -1,5 +1,6 @@
-"""An environment made for workers alone: this package with its extra `prepare`, and neither TensorFlow nor torch."""
+"""An environment made for workers alone, by the steps of the Dockerfile's `prepare`: neither TensorFlow nor torch."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,8 @@ def make_light_environment(folder: Path) -> Path:
         shutil.copytree(ROOT / package, tree / package)
     python = folder / "environment" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", folder / "environment"], check=True, timeout=300)
-    install = [python, "-m", "pip", "install", "--quiet", "--constraint", "requirements.lock", ".[prepare]"]
+    [extras] = set(re.findall(r"^ARG EXTRAS=(\S+)", (ROOT / "Dockerfile").read_text(), re.M))
+    install = [python, "-m", "pip", "install", "--quiet", "--constraint", "requirements.lock", f".[{extras}]"]
     done = subprocess.run(install, cwd=tree, check=False, timeout=900, capture_output=True, text=True)
     if done.returncode and "No matching distribution" in done.stderr and "connection" in done.stderr.lower():
         pytest.skip("no package index can be reached")

@@ -29,7 +29,7 @@ def _add_compare(commands: Any) -> None:
         "--predictions", type=location, nargs="+", required=True, metavar="DIR", help="directories that predict wrote"
     )
     parser.add_argument(
-        "--out", type=local_path, required=True, metavar="DIR", help="directory for compare.html, compare.json"
+        "--out", type=location, required=True, metavar="DIR", help="directory for compare.html, compare.json"
     )
     parser.add_argument("--split", help="split to compare on (default: the one that was predicted)")
     parser.add_argument(

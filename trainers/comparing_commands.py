@@ -98,7 +98,7 @@ def compare(arguments: Namespace) -> dict[str, Any]:
     from dataflow.prepared import PreparedDataset
     from trainers.comparison import compare as compare_runs
     from trainers.comparison_page import JSON, write_comparison
-    from trainers.outputs import check_output
+    from trainers.outputs import check_output, made_here
     from trainers.predictions import read_predictions
 
     if len(arguments.predictions) < 2:
@@ -107,7 +107,8 @@ def compare(arguments: Namespace) -> dict[str, Any]:
     dataset = PreparedDataset(arguments.dataset)
     runs = labelled({path: read_predictions(path) for path in arguments.predictions})
     comparison = compare_runs(dataset, runs, arguments.split, across_datasets=arguments.across_datasets)
-    write_comparison(comparison, dataset, runs, arguments.out)
+    with made_here(arguments.out, JSON) as out:
+        write_comparison(comparison, dataset, runs, out)
     first = comparison.evaluations[0]
     left_out = f", {comparison.left_out} that not all predicted left out" if comparison.left_out else ""
     print(f"{first.dataset}, {first.split}: {len(first.truths)} images{left_out}")

@@ -264,12 +264,12 @@ def export(arguments: Namespace) -> dict[str, Any]:
     from dataflow.prepared import PreparedDataset
     from tfds_builders.export import EXPORT, export_dataset
     from tfds_builders.losses import Loss
-    from trainers.outputs import check_output, whole_directory
+    from trainers.outputs import check_output, made_here, whole_directory
 
     check_output(arguments.out, EXPORT, overwrite=False)
     dataset = PreparedDataset(arguments.dataset.resolve())
     splits = [arguments.split] if arguments.split else list(dataset.splits)
-    with whole_directory(arguments.out, EXPORT) as directory:
+    with made_here(arguments.out, EXPORT) as out, whole_directory(out, EXPORT) as directory:
         result = export_dataset(dataset, arguments.format, directory, splits)
     counts = ", ".join(f"{split} {count}" for split, count in result["splits"].items())
     print(f"{dataset.name}: {result['examples']} examples as {arguments.format} ({counts})")

@@ -140,7 +140,7 @@ def _add_export(commands: Any) -> None:
         commands, _MODULE, "export", "Turn a prepared dataset into an annotation format", "prepared dataset"
     )
     parser.add_argument("--format", choices=EXPORTS, required=True, help="what to write")
-    parser.add_argument("--out", type=local_path, required=True, metavar="DIR", help="directory to write")
+    parser.add_argument("--out", type=location, required=True, metavar="DIR", help="directory to write")
     parser.add_argument("--split", help="split to export (default: all)")
 
 

@@ -1,12 +1,14 @@
 """Average precision under any `Convention`, from boxes.
 
-Written for clarity of the rules, not to compete with `trainers.matching`: one convention at a time, with what does
-not change between conventions kept. A score cut and a limit on detections leave a prefix of one greedy matching, so
-matchings differ only by crowd, boxes, ids, classes, thresholds and sizes.
+What does not change between conventions is kept, since a search tries hundreds of them: a score cut, a limit on
+detections and what is made of equal scores leave a greedy matching as it is, so matchings differ only by crowd, boxes,
+ids, classes, thresholds and sizes; and the order of detections by class and score differs only by ids and classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +16,8 @@ import numpy.typing as npt
 from dataflow.boxes import xyxy_to_coco
 from dataflow.records import ImageRecord, Predictions
 from trainers.conventions import Convention, Figure
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
+from trainers.greedy import IGNORED, RIGHT, UNMATCHED, Boxes, claim
+from trainers.overlaps import Flags, Floats, Ints, coco_overlaps, pair_parts, rank_in_group
 
 _AREAS: Mapping[Figure, tuple[float, float]] = {"APs": (0, 32**2), "APm": (32**2, 96**2), "APl": (96**2, 1e10)}
 _EVERY_AREA = (0.0, 1e10)
@@ -35,12 +35,29 @@ class _Things:
 
 @dataclass(frozen=True, eq=False)
 class _Matched:
-    """`right`, `ignored` (T, P) of the detections in order; `objects` (K,) that count, by class."""
+    """What became of those C detections that overlap an object enough; all others are unmatched.
 
-    right: Flags
-    ignored: Flags
-    category: Ints
+    `detection` (C,) in the order of their turns, `outcome` (T, C) as `Claims` has it; `outside` (P,) detections whose
+    size does not count if they are unmatched, None where all sizes do; `objects` (K,) that count, by class.
+    """
+
+    detection: Ints
+    outcome: npt.NDArray[np.int8]
+    outside: Flags | None
     objects: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class _Order:
+    """The P detections by class and falling score: `turns` (P,) their turns, `first` (P,) the place of the first of
+    equal class and score, `edges` (K + 1,) where the classes begin; `rank` the rank of each turn in its image and
+    class, and in its image.
+    """
+
+    turns: Ints
+    first: Ints
+    edges: Ints
+    rank: Mapping[str, Ints]
 
 
 class ConventionFigures:
@@ -59,10 +76,15 @@ class ConventionFigures:
         self._objects = _flat([(o.category_ids, o.boxes) for o in objects])
         self._crowd = np.concatenate([np.zeros(0, np.bool_), *(o.is_crowd for o in objects)])
         self._areas = np.concatenate([np.zeros(0), *(o.areas for o in objects)])
-        self._detections = _flat([(p.category_ids, p.boxes) for p in found])
-        self._scores = np.concatenate([np.zeros(0, np.float32), *(p.scores for p in found)])
+        detections, scores = (
+            _flat([(p.category_ids, p.boxes) for p in found]),
+            np.concatenate([np.zeros(0, np.float32), *(p.scores for p in found)]),
+        )
         # By image, in an image by falling score: the order in which detections take their turn.
-        self._turn = np.lexsort((-self._scores, self._detections.image))
+        turn = np.lexsort((-scores, detections.image))
+        self._scores = scores[turn]
+        self._detections = _Things(detections.image[turn], detections.category[turn], detections.boxes[turn])
+        self._orders: dict[tuple[object, ...], _Order] = {}
         self._matched: dict[tuple[object, ...], _Matched] = {}
         self._figures: dict[tuple[Convention, Figure], float | None] = {}
 
@@ -74,35 +96,48 @@ class ConventionFigures:
         return {name: self._figures[convention, name] for name in names}
 
     def _figure(self, convention: Convention, name: Figure) -> float | None:
-        matched = self._match(convention, _AREAS.get(name, _EVERY_AREA))
-        scores = self._scores[self._turn]
-        kept = (scores >= np.float32(convention.score_cut)) & self._within(convention, matched.category)
-        order = np.flatnonzero(kept)[np.argsort(-scores[kept], kind="stable")]
-        areas = []
-        for category in range(len(matched.objects)):
-            if not matched.objects[category]:
-                if convention.classes == "mean, absent as 0":
-                    areas.append(0.0)
-                continue
-            own = order[matched.category[order] == category]
-            for t in range(len(matched.right))[_PLACE.get(name, slice(None))]:
-                counted = own[~matched.ignored[t, own]]
-                right = matched.right[t, counted]
-                if convention.ties == "right first":
-                    right = right[np.lexsort((~right, -scores[counted]))]
-                areas.append(_area(right, int(matched.objects[category]), convention))
-        if convention.classes == "mean, absent as 0" and areas:
-            # An absent class has one zero, a present one a value for each threshold.
-            return float(np.sum(areas) / (self._categories * len(range(10)[_PLACE.get(name, slice(None))])))
-        return float(np.mean(areas)) if areas else None
+        matched, order = self._match(convention, _AREAS.get(name, _EVERY_AREA)), self._order(convention)
+        kept = self._scores >= np.float32(convention.score_cut)
+        if convention.max_detections is not None:
+            kept &= order.rank[convention.max_detections.of] < convention.max_detections.number
+        thresholds = range(len(matched.outcome))[_PLACE.get(name, slice(None))]
+        classes = np.flatnonzero(matched.objects).tolist()
+        areas = np.zeros((len(classes), len(thresholds)))
+        for column, t in enumerate(thresholds):
+            counted, right = _counted(matched, t, kept)
+            running = np.append(0, np.cumsum(counted[order.turns]))
+            places = np.flatnonzero(right[order.turns])
+            ranks = running[places + 1]
+            if convention.ties == "right first":
+                first = order.first[places]
+                ranks = running[first] + np.arange(1, len(first) + 1) - np.searchsorted(first, first)
+            edges, before = np.searchsorted(places, order.edges), running[order.edges]
+            for row, k in enumerate(classes):
+                own = ranks[edges[k] : edges[k + 1]] - before[k]
+                areas[row, column] = _area(own, int(before[k + 1] - before[k]), int(matched.objects[k]), convention)
+        if convention.classes == "mean, absent as 0" and self._categories:
+            return float(np.sum(areas) / (self._categories * len(thresholds)))
+        return float(np.mean(areas)) if classes else None
 
-    def _within(self, convention: Convention, category: Ints) -> Flags:
-        """(P,) whether detections, in the order of their turns, are within the most that count."""
-        if convention.max_detections is None:
-            return np.ones(len(category), np.bool_)
-        image = self._detections.image[self._turn]
-        groups = image if convention.max_detections.of == "image" else image * (self._categories + 2) + category
-        return _rank(groups) < convention.max_detections.number
+    def _numbered(self, convention: Convention) -> Ints:
+        """(P,) the classes of detections."""
+        if convention.classes == "as one":
+            return np.zeros_like(self._detections.category)
+        return self._detections.category + {"classes one up": 1, "classes one down": -1}.get(convention.ids, 0)
+
+    def _order(self, convention: Convention) -> _Order:
+        key = (convention.ids, convention.classes == "as one")
+        if key not in self._orders:
+            category, image, scores = self._numbered(convention), self._detections.image, self._scores
+            turns = rank_in_group(category + 1, scores)[0]
+            ordered, falling = category[turns], scores[turns]
+            begins = np.append(True, (np.diff(ordered) != 0) | (np.diff(falling) != 0))[: len(turns)]
+            first = np.maximum.accumulate(np.where(begins, np.arange(len(turns)), 0))
+            groups = {"image": image, "image and class": image * (self._categories + 2) + category + 1}
+            rank = {name: rank_in_group(group, scores)[1] for name, group in groups.items()}
+            edges = np.searchsorted(ordered, np.arange(self._categories + 1))
+            self._orders[key] = _Order(turns, first, edges, rank)
+        return self._orders[key]
 
     def _match(self, convention: Convention, areas: tuple[float, float]) -> _Matched:
         c = convention
@@ -115,26 +150,41 @@ class ConventionFigures:
     def _match_anew(self, convention: Convention, areas: tuple[float, float]) -> _Matched:
         there = ~self._crowd if convention.crowd == "left out" else np.ones(len(self._crowd), np.bool_)
         crowd = self._crowd[there] & convention.crowd.startswith("ignored")
-        category = self._detections.category[self._turn]
-        category = category + {"classes one up": 1, "classes one down": -1}.get(convention.ids, 0)
         object_category = self._objects.category[there]
         if convention.classes == "as one":
-            category, object_category = np.zeros_like(category), np.zeros_like(object_category)
-        boxes = _corners(self._detections.boxes[self._turn], convention, detections=True)
+            object_category = np.zeros_like(object_category)
+        boxes = _corners(self._detections.boxes, convention, detections=True)
         object_boxes = _corners(self._objects.boxes[there], convention, detections=False)
         sizes = self._areas[there] if convention.areas == "annotated" else object_boxes[:, 2] * object_boxes[:, 3]
         ignored = crowd | (sizes < areas[0]) | (sizes > areas[1])
-        detected_sizes = boxes[:, 2] * boxes[:, 3]
-        outside = (detected_sizes < areas[0]) | (detected_sizes > areas[1])
-        right, excused = _assign(
-            _Things(self._detections.image[self._turn], category, boxes),
-            _Things(self._objects.image[there], object_category, object_boxes),
+        outside = None
+        if areas != _EVERY_AREA:
+            detected_sizes = boxes[:, 2] * boxes[:, 3]
+            outside = (detected_sizes < areas[0]) | (detected_sizes > areas[1])
+        detection, outcome, found = _assign(
+            Boxes(self._detections.image, self._numbered(convention), boxes),
+            Boxes(self._objects.image[there], object_category, object_boxes),
+            self._scores,
             crowd=crowd,
             ignored=ignored,
             convention=convention,
         )
+        if convention.ids == "first object lost":
+            outcome[(found == 0) & (outcome == RIGHT)] = UNMATCHED
         objects = np.bincount(object_category[~ignored], minlength=self._categories)
-        return _Matched(right, excused | (~right & outside), category, objects)
+        return _Matched(detection, outcome, outside, objects)
+
+
+def _counted(matched: _Matched, threshold: int, kept: Flags) -> tuple[Flags, Flags]:
+    """Which of the detections that are kept (P,) count, and which are right, in the order of their turns."""
+    outcome = matched.outcome[threshold]
+    counted = kept.copy() if matched.outside is None else kept & ~matched.outside
+    counted[matched.detection[outcome == IGNORED]] = False
+    found = matched.detection[outcome == RIGHT]
+    counted[found] = kept[found]
+    right = np.zeros_like(kept)
+    right[found] = kept[found]
+    return counted, right
 
 
 def _flat(items: Sequence[tuple[Ints, npt.NDArray[np.float32]]]) -> _Things:
@@ -142,16 +192,6 @@ def _flat(items: Sequence[tuple[Ints, npt.NDArray[np.float32]]]) -> _Things:
     category = np.concatenate([np.zeros(0, np.int64), *(categories for categories, _ in items)])
     boxes = np.concatenate([np.zeros((0, 4)), *(boxes for _, boxes in items)])
     return _Things(image, category, boxes.astype(np.float64))
-
-
-def _rank(groups: Ints) -> Ints:
-    """(N,) how many of the same group come before."""
-    order = np.argsort(groups, kind="stable")
-    ordered = groups[order]
-    first = np.searchsorted(ordered, ordered)
-    rank = np.empty(len(groups), np.int64)
-    rank[order] = np.arange(len(groups)) - first
-    return rank
 
 
 def _corners(boxes: Floats, convention: Convention, *, detections: bool) -> Floats:
@@ -168,9 +208,10 @@ def _corners(boxes: Floats, convention: Convention, *, detections: bool) -> Floa
     return coco
 
 
-def _spaced(start: float, stop: float, count: int, convention: Convention) -> Floats:
+@cache
+def _spaced(start: float, stop: float, count: int, precision: Literal["double", "single"]) -> Floats:
     """Thresholds as numpy spaces them, or as torch does in single precision, from both ends."""
-    if convention.thresholds == "double":
+    if precision == "double":
         return np.linspace(start, stop, count)
     # The step is rounded, its multiples are added and then rounded once.
     step = np.float64((np.float32(stop) - np.float32(start)) / np.float32(count - 1))
@@ -181,81 +222,93 @@ def _spaced(start: float, stop: float, count: int, convention: Convention) -> Fl
 
 
 def _assign(
-    detections: _Things, objects: _Things, *, crowd: Flags, ignored: Flags, convention: Convention
-) -> tuple[Flags, Flags]:
-    """(right, excused), both (T, P): detections take objects in turn, within their image and class."""
-    thresholds = _spaced(0.5, 0.95, 10, convention)
-    right = np.zeros((len(thresholds), len(detections.image)), np.bool_)
-    excused = np.zeros_like(right)
-    lost = 0 if convention.ids == "first object lost" else -1
-    last = int(max([0, *detections.image.tolist()[-1:], *objects.image.tolist()[-1:]]))
-    edges = np.arange(last + 2)
-    starts, object_starts = np.searchsorted(detections.image, edges), np.searchsorted(objects.image, edges)
-    for image in np.unique(objects.image).tolist():
-        own = np.arange(object_starts[image], object_starts[image + 1])
-        own = own[np.argsort(ignored[own], kind="stable")]  # What counts comes first.
-        found = np.arange(starts[image], starts[image + 1])
-        regions = crowd[own] & (convention.crowd == "ignored")
-        overlaps = _overlaps(detections.boxes[found], objects.boxes[own], regions)
-        overlaps[detections.category[found][:, None] != objects.category[own]] = -1.0
-        taken = np.zeros((len(thresholds), len(own)), np.bool_)
-        for d in np.flatnonzero((overlaps >= thresholds[0]).any(axis=1)).tolist():
-            least = np.minimum(thresholds, 1 - 1e-10)
-            if convention.matching == "best object":
-                best = int(np.argmax(overlaps[d]))
-                place = np.where(overlaps[d, best] >= least, best, -1)
-            else:
-                place = _best_free(overlaps[d] >= least[:, None], overlaps[d], ~taken | crowd[own], ~ignored[own])
-            (t,) = np.nonzero(place >= 0)
-            chosen = place[t]
-            again = taken[t, chosen] & ~crowd[own][chosen]  # Only where a detection has no second choice.
-            excused[t, found[d]] = ignored[own][chosen]
-            right[t, found[d]] = ~ignored[own][chosen] & ~again & (own[chosen] != lost)
-            taken[t, chosen] = True
-    return right, excused
+    detections: Boxes,
+    objects: Boxes,
+    scores: npt.NDArray[np.float32],
+    *,
+    crowd: Flags,
+    ignored: Flags,
+    convention: Convention,
+) -> tuple[Ints, npt.NDArray[np.int8], Ints]:
+    """Detections take objects in turn, within their image and class.
 
-
-def _overlaps(found: Floats, objects: Floats, crowd: Flags) -> Floats:
-    """Intersection over union (D, G) of xywh boxes; over the detection's own area where an object is a crowd."""
-    d, g = found[:, None], objects[None]
-    sides = [
-        np.minimum(d[..., i] + d[..., i + 2], g[..., i] + g[..., i + 2]) - np.maximum(d[..., i], g[..., i])
-        for i in (0, 1)
-    ]
-    shared = np.clip(sides[0], 0, None) * np.clip(sides[1], 0, None)
-    areas = found[:, 2] * found[:, 3]
-    union = areas[:, None] + objects[:, 2] * objects[:, 3] - shared
-    whole = np.where(crowd, areas[:, None], union)
-    overlaps: Floats = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
-    return overlaps
-
-
-def _best_free(reached: Flags, overlaps: Floats, free: Flags, counts: Flags) -> Ints:
-    """(T,) which object a detection takes, -1 none: of those it reaches that are free, one that counts if any.
-
-    `reached`, `free` (T, G); `overlaps`, `counts` (G,).
+    `detection` (C,), `outcome` (T, C) and `found` (T, C) as `Claims` has them.
     """
-    possible = reached & free
-    counting = possible & counts
-    possible = np.where(counting.any(axis=1, keepdims=True), counting, possible)
-    values = np.where(possible, overlaps, -1.0)
-    # Of equal overlaps pycocotools takes the last.
-    place = values.shape[1] - 1 - np.argmax(values[:, ::-1], axis=1)
-    chosen: Ints = np.where(possible.any(axis=1), place, -1)
-    return chosen
+    thresholds = _spaced(0.5, 0.95, 10, convention.thresholds)
+    # Classes from -1 to one beyond the last.
+    classes = int(max(detections.category.max(initial=0), objects.category.max(initial=0))) + 2
+    group, object_group = (boxes.image * classes + boxes.category + 1 for boxes in (detections, objects))
+    regions = crowd & (convention.crowd == "ignored")
+    if convention.matching == "best object":
+        pairs = pair_parts(group, object_group, detections.image)
+        parts = ((i, j, coco_overlaps(detections.coco[i], objects.coco[j], regions[j])) for i, j in pairs)
+        return _take_best(parts, ignored, thresholds)
+    claims = claim(
+        detections,
+        group,
+        scores,
+        objects,
+        object_group,
+        crowd=crowd,
+        shares=regions,
+        ignored=ignored[None],
+        thresholds=thresholds,
+    )
+    return claims.detection, claims.outcome[:, 0], claims.found[:, 0].astype(np.int64)
 
 
-def _area(right: Flags, objects: int, convention: Convention) -> float:
-    """Area under precision over recall of detections in order of score; `right` (P,) tells which found an object."""
-    tp = np.cumsum(right)
-    recall = tp / objects
-    precision = tp / (np.arange(len(right)) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+def _take_best(
+    parts: Iterable[tuple[Ints, Ints, Floats]], ignored: Flags, thresholds: Floats
+) -> tuple[Ints, npt.NDArray[np.int8], Ints]:
+    """What `_assign` gives where each detection can have the object alone that it overlaps most, if it comes first.
+
+    `parts` are pairs of detections and objects with their overlaps. Of equal overlaps, what counts and then the first;
+    who finds what does not count is excused.
+    """
+    near = [tuple(column[overlap >= thresholds[0]] for column in (i, j, overlap)) for i, j, overlap in parts]
+    nothing = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+    i, j, overlap = (np.concatenate(columns) for columns in zip(nothing, *near, strict=True))
+    order = np.lexsort((j, ignored[j], -overlap, i))
+    detection, first = np.unique(i[order], return_index=True)
+    best, reached = j[order][first], overlap[order][first]
+    outcome = np.zeros((len(thresholds), len(detection)), np.int8)
+    for t, least in enumerate(np.minimum(thresholds, 1 - 1e-10)):
+        enough = np.flatnonzero(reached >= least)
+        _, comes_first = np.unique(best[enough], return_index=True)
+        outcome[t, enough[comes_first]] = RIGHT
+        outcome[t, enough[ignored[best[enough]]]] = IGNORED
+    return detection, outcome, np.broadcast_to(best, outcome.shape)
+
+
+def _area(places: Ints, counted: int, objects: int, convention: Convention) -> float:
+    """Area under precision over recall of one class with `objects` objects.
+
+    `places` (R,) are those of right detections among the `counted` ones by falling score, from 1 on. Between two of
+    them precision falls, so nothing is lost by looking at it there alone.
+    """
     if convention.interpolation == "101 points, trapezoids":
-        x = np.linspace(0, 1, 101)
-        ends = np.maximum.accumulate(np.concatenate([[1.0], precision, [0.0]])[::-1])[::-1]
-        return float(np.trapezoid(np.interp(x, np.concatenate([[0.0], recall, [1.0]]), ends), x))
+        return _trapezoids(places, counted, objects)
+    tp = np.arange(1, len(places) + 1)
+    recall = tp / objects
+    envelope = _envelope(tp / places)
     if convention.interpolation == "continuous":
         return float((np.diff(recall, prepend=0.0) * envelope).sum())
-    points = _spaced(0.0, 1.0, 101 if convention.interpolation == "101 points" else 11, convention)
+    points = _spaced(0.0, 1.0, 101 if convention.interpolation == "101 points" else 11, convention.thresholds)
     return float(np.append(envelope, 0.0)[np.searchsorted(recall, points)].mean())
+
+
+def _trapezoids(places: Ints, counted: int, objects: int) -> float:
+    """The area between 101 values; they lie on lines from the last place of one recall to the first of the next."""
+    seen = np.union1d(np.concatenate([places, places - 1]), counted)
+    seen = seen[seen > 0]
+    tp = np.searchsorted(places, seen, side="right")
+    recall = np.concatenate([[0.0], tp / objects, [1.0]])
+    ends = _envelope(np.concatenate([[1.0], tp / seen, [0.0]]))
+    x = np.linspace(0, 1, 101)
+    return float(np.trapezoid(np.interp(x, recall, ends), x))
+
+
+def _envelope(precision: Floats) -> Floats:
+    """The best that is still to come."""
+    best: Floats = np.maximum.accumulate(precision[::-1])[::-1]
+    return best

@@ -21,11 +21,11 @@ _COUNTS = np.int32(2**30)
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """Boxes of all images: `image` (N,) not falling, `category` (N,), `coco` (N, 4) float32 xywh px."""
+    """Boxes of all images: `image` (N,) not falling, `category` (N,), `coco` (N, 4) xywh px."""
 
     image: Ints
     category: Ints
-    coco: npt.NDArray[np.float32]
+    coco: npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +53,7 @@ def claim(
     crowd: Flags,
     ignored: Flags,
     thresholds: Floats,
+    shares: Flags | None = None,
 ) -> Claims:
     """Match detections with the objects of their group.
 
@@ -65,13 +66,14 @@ def claim(
         crowd: (G,) regions that any number of detections may lie in.
         ignored: (A, G) what does not count, by area range; crowd regions never do.
         thresholds: (T,) rising.
+        shares: (G,) objects whose overlap is the share of the detection that lies in them; by default the crowd.
     """
     _, rank = rank_in_group(group, scores)
     limits = np.minimum(thresholds, 1 - 1e-10)  # As pycocotools has it.
     rules = _Rules(crowd, ignored, limits)
     parts = []
     for i, j in pair_parts(group, object_group, detections.image):
-        overlap = coco_overlaps(detections.coco[i], objects.coco[j], crowd[j])
+        overlap = coco_overlaps(detections.coco[i], objects.coco[j], (crowd if shares is None else shares)[j])
         near = overlap >= limits[0]
         parts.append(_claim_part(_Pairs(i[near], j[near], overlap[near]), rank, group, rules))
     empty = np.zeros((len(limits), len(ignored), 0))

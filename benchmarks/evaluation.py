@@ -35,6 +35,7 @@ from trainers.coco_figures import FIGURES, THRESHOLDS
 from trainers.curves import SWEEP_SCORES, tally
 from trainers.greedy import Boxes, claim
 from trainers.matching import Matching, match
+from trainers.overlaps import rank_in_group
 
 SIDE = 640
 CROWD = 0.02
@@ -125,7 +126,7 @@ def cell_by_cell(matching: Matching, classes: int) -> np.ndarray:
             claims = claim(
                 cut,
                 cut_group,
-                matching.scores[kept],
+                rank_in_group(cut_group, matching.scores[kept])[1],
                 objects,
                 object_group,
                 thresholds=np.array([threshold]),

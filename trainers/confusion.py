@@ -7,7 +7,7 @@ import numpy as np
 
 from trainers.greedy import Boxes, claim
 from trainers.matching import Matching
-from trainers.overlaps import Flags, Ints
+from trainers.overlaps import Flags, Ints, rank_in_group
 
 _IOU_50 = 0
 
@@ -42,7 +42,7 @@ def confuse(matching: Matching, names: Sequence[str], score: float) -> Confusion
     claims = claim(
         detections,
         detections.image,
-        matching.scores[wrong],
+        rank_in_group(detections.image, matching.scores[wrong])[1],
         objects,
         objects.image,
         crowd=np.zeros(len(missed), np.bool_),

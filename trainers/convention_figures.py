@@ -246,7 +246,7 @@ def _assign(
     claims = claim(
         detections,
         group,
-        scores,
+        rank_in_group(group, scores)[1],
         objects,
         object_group,
         crowd=crowd,

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from trainers.overlaps import Flags, Floats, Ints, coco_overlaps, pair_parts, rank_in_group
+from trainers.overlaps import Flags, Floats, Ints, coco_overlaps, pair_parts
 
 UNMATCHED, RIGHT, IGNORED = 0, 1, 2
 # Above all places of pairs in a part, and far from the limit of int32.
@@ -46,7 +46,7 @@ class Claims:
 def claim(
     detections: Boxes,
     group: Ints,
-    scores: npt.NDArray[np.float32],
+    rank: Ints,
     objects: Boxes,
     object_group: Ints,
     *,
@@ -60,7 +60,7 @@ def claim(
     Args:
         detections: P of them.
         group: (P,) what each belongs to, within its image.
-        scores: (P,) from 0 on.
+        rank: (P,) place of each in its group by falling score, see `rank_in_group`.
         objects: G of them.
         object_group: (G,).
         crowd: (G,) regions that any number of detections may lie in.
@@ -68,7 +68,6 @@ def claim(
         thresholds: (T,) rising.
         shares: (G,) objects whose overlap is the share of the detection that lies in them; by default the crowd.
     """
-    _, rank = rank_in_group(group, scores)
     limits = np.minimum(thresholds, 1 - 1e-10)  # As pycocotools has it.
     rules = _Rules(crowd, ignored, limits)
     parts = []
@@ -128,13 +127,14 @@ def _claim_part(pairs: _Pairs, rank: Ints, group: Ints, rules: _Rules) -> Claims
         starts = np.flatnonzero(np.diff(of_claimant[part], prepend=-1))
         best = np.maximum.reduceat(np.where(free, worth, 0), starts, axis=2)
         who = of_claimant[part][starts]
-        outcome[:, :, who] = np.where(best == 0, UNMATCHED, np.where(best > _COUNTS, RIGHT, IGNORED))
-        pair = (best & (_COUNTS - 1)) - 1 + start
-        chosen[:, :, who] = np.where(best == 0, -1, pair)
-        t, a, d = np.nonzero(best)
+        got = best > 0
+        outcome[:, :, who] = np.where(best > _COUNTS, np.int8(RIGHT), np.int8(IGNORED)) * got
+        pair = (best & (_COUNTS - 1)) + np.int32(start - 1)
+        chosen[:, :, who] = np.where(got, pair, np.int32(-1))
+        t, a, d = np.nonzero(got)
         taken[t, a, local[pair[t, a, d]]] = True
-    found = np.where(chosen >= 0, np.append(j, -1)[chosen], -1).astype(np.int32)
-    return Claims(claimants, outcome, found, np.where(chosen >= 0, np.append(overlap, np.nan)[chosen], np.nan))
+    # -1 leads to what is appended.
+    return Claims(claimants, outcome, np.append(j, -1).astype(np.int32)[chosen], np.append(overlap, np.nan)[chosen])
 
 
 def _turns(group: Ints, rank: Ints) -> Ints:

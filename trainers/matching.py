@@ -169,10 +169,8 @@ def match(truths: Sequence[ImageRecord], predictions: Mapping[str, Predictions],
     areas = _joined([o.areas for o in annotated], np.float64)
     ignored = ~_in_areas(areas) | crowd
     group, object_group = (boxes.image * categories + boxes.category for boxes in (detections, objects))
-    claims = claim(
-        detections, group, scores, objects, object_group, crowd=crowd, ignored=ignored, thresholds=THRESHOLDS
-    )
     rank = rank_in_group(group, scores)[1]
+    claims = claim(detections, group, rank, objects, object_group, crowd=crowd, ignored=ignored, thresholds=THRESHOLDS)
     # pycocotools multiplies the sides in double precision where it loads detections itself.
     in_area = _in_areas(detections.coco[:, 2].astype(np.float64) * detections.coco[:, 3])
     counted = np.stack([np.bincount(objects.category[~row], minlength=categories) for row in ignored])

@@ -150,9 +150,10 @@ def _see(drafts: Sequence[Draft], places: Sequence[Place | None], canvas: Canvas
     """What is seen of some examples, drawn where there is a place for it."""
     seen = []
     for draft, place in zip(drafts, places, strict=True):
-        one = draft.seen()
-        if place is not None:
-            draw(one.images, place, canvas)
-            one = replace(one, images=())  # Nobody needs them any more.
-        seen.append(one)
+        if place is None:
+            seen.append(draft.seen())
+            continue
+        one = draft.seen(canvas.room(draft.size, place.pixels))
+        draw(one.images, place, canvas)
+        seen.append(Seen((), one.objects, one.refused, one.damage))  # Nobody needs the images any more.
     return seen

@@ -292,7 +292,8 @@ class BatchLoader(IterableDataset[Batch]):
 
     def _drafts(self, examples: Iterator[tuple[int, bytes]]) -> Iterator[Draft]:
         total = sum(shard.count for shard in self.dataset.shards(self.split))
-        while some := list(islice(examples, _DRAFTED_TOGETHER)):
+        together = max(self.batch_size, min(_DRAFTED_TOGETHER, self._window // 8))  # Of large images windows hold few.
+        while some := list(islice(examples, together)):
             yield from self._reader.drafts([(*divmod(ticket, total), payload) for ticket, payload in some])
 
     def _grouped(self, drafts: Iterator[Draft]) -> Iterator[list[Draft]]:

@@ -84,16 +84,19 @@ class Shown:
         x0, y0, x1, y1 = self.region
         return (x1, y0, x0, y1) if self.mirrored else (x0, y0, x1, y1)
 
-    def fitted(self, pixels: RgbImage, n: int) -> RgbImage:
-        """An image (H, W, 3), decoded at 1 / `n` of its size, as it is shown. It may be written to."""
+    def fitted(self, pixels: RgbImage, n: int, room: RgbImage | None = None) -> RgbImage:
+        """An image (H, W, 3), decoded at 1 / `n` of its size, as it is shown, in `room` if that can be.
+
+        `pixels` may be written to.
+        """
         x0, y0, x1, y1 = self.region
         if (x0, y0) != (0, 0) or (-(-y1 // n), -(-x1 // n)) != pixels.shape[:2]:
             pixels = np.ascontiguousarray(pixels[y0 // n : -(-y1 // n), x0 // n : -(-x1 // n)])
         extent = None if n == 1 else ((y1 - y0) / n, (x1 - x0) / n)
-        fitted = resize(pixels, self.size, extent)
+        fitted = resize(pixels, self.size, extent, None if self.mirrored else room)
         if self.light is not None:
             fitted = self.light.on(fitted)
-        return np.asarray(cv2.flip(fitted, 1), np.uint8) if self.mirrored else fitted
+        return np.asarray(cv2.flip(fitted, 1, dst=room), np.uint8) if self.mirrored else fitted
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,26 +139,33 @@ class Draft:
         """After resizing."""
         return self.shown.size
 
-    def seen(self) -> Seen:
+    def seen(self, room: RgbImage | None = None) -> Seen:
         """What is seen, as it is shown: images (h, w, 3) of `size`, and objects in pixels of the whole image.
+
+        `room` (h, w, 3), rows one behind the other, is where a single image may be made.
 
         Raises:
             ExampleError: an image cannot be decoded, or has another size than its example says.
         """
         try:
-            decoded = [self._decoded(frame) for frame in self.frames]
+            decoded = [self._decoded(frame, room if self._as_stored else None) for frame in self.frames]
             seen = self.show([one.pixels for one in decoded], self.objects, self.homography)
         except ShardboxError as error:
             raise _of_example(self.image_id, self.place, error) from error
         damage = "; ".join(one.damage for one in decoded if one.damage)
         # What is made of two frames is made of them whole.
         images = zip(seen.images, decoded, strict=False)
-        return replace(
-            seen, images=tuple(self.shown.fitted(pixels, one.reduced) for pixels, one in images), damage=damage
-        )
+        fitted = tuple(self.shown.fitted(pixels, one.reduced, room) for pixels, one in images)
+        return Seen(fitted, seen.objects, seen.refused, damage)
 
-    def _decoded(self, frame: Encoded) -> Decoded:
-        decoded = decode(frame.image, frame.orientation, self.shown.reduce)
+    @property
+    def _as_stored(self) -> bool:
+        """Whether what is decoded is what is shown, but for its light."""
+        shown, size = self.shown, self.original_size
+        return len(self.frames) == 1 and shown.size == size and shown.region == whole(size) and not shown.mirrored
+
+    def _decoded(self, frame: Encoded, room: RgbImage | None) -> Decoded:
+        decoded = decode(frame.image, frame.orientation, self.shown.reduce, room)
         height, width = (-(-side // decoded.reduced) for side in self.original_size)
         if decoded.pixels.shape[:2] != (height, width):
             raise ImageError(

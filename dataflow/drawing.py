@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from dataflow.batches import shares_to_levels
 from dataflow.boxes import Size
@@ -40,14 +39,18 @@ class ByteCanvas:
 
     dtype: type[np.generic] = np.uint8
 
+    def room(self, size: Size, pixels: npt.NDArray[Any]) -> RgbImage | None:
+        """Where an image of `size` (height, width) can be made on `pixels` (H, W, C), if it fills whole rows."""
+        return pixels[: size[0]] if pixels.shape[1:] == (size[1], 3) else None
+
     def put(self, images: Sequence[RgbImage], pixels: npt.NDArray[Any]) -> None:
         """One or two images (h, w, 3) side by side into the channels of `pixels` (H, W, C), at its top left."""
         height, width = images[0].shape[:2]
         part = pixels[:height, :width]
-        if len(images) == 1:
-            np.copyto(part, images[0])
-        else:
+        if len(images) > 1:
             cv2.mixChannels(list(images), [part], _SIX_CHANNELS)
+        elif not np.may_share_memory(part, images[0]):  # Unless it was made there.
+            np.copyto(part, images[0])
 
 
 class FloatCanvas:
@@ -60,6 +63,10 @@ class FloatCanvas:
 
         self._put = put_normalised
         self._levels = [shares_to_levels(values).numpy() for values in (normalisation.mean, normalisation.std)]
+
+    def room(self, size: Size, pixels: npt.NDArray[Any]) -> RgbImage | None:
+        """None: an image is made of bytes first."""
+        return None
 
     def put(self, images: Sequence[RgbImage], pixels: npt.NDArray[Any]) -> None:
         """One or two images (h, w, 3) side by side into the channels of `pixels` (H, W, C), at its top left."""
@@ -88,7 +95,9 @@ def draw(images: Sequence[RgbImage], place: Place, canvas: Canvas) -> None:
         mask[:height, width:] = False
 
 
-def resize(pixels: RgbImage, size: Size, extent: tuple[float, float] | None = None) -> RgbImage:
+def resize(
+    pixels: RgbImage, size: Size, extent: tuple[float, float] | None = None, room: RgbImage | None = None
+) -> RgbImage:
     """Pixels (H, W, 3) uint8 resized to `size` (height, width): bilinear with antialias, in fixed-point arithmetic.
 
     It is the operation that torchvision applies to uint8 tensors on a CPU with AVX2 (or on ARM), and gives its values.
@@ -98,17 +107,24 @@ def resize(pixels: RgbImage, size: Size, extent: tuple[float, float] | None = No
         size: what it becomes.
         extent: (height, width) px of what is resized, from the top left, where that is less than all of it by part of
             a pixel.
+        room: (height, width, 3), rows one behind the other: where the result is put, unless it is `pixels` themselves.
     """
     height, width = pixels.shape[:2]
     if size == (height, width) and extent is None:
         return pixels
     # Told apart from a contiguous tensor by its batch stride alone, the image is read and written with the channels
     # last, as it lies in memory, without being repacked on the way in and out.
+    scales = (None, None) if extent is None else (size[0] / extent[0], size[1] / extent[1])
+    made = np.empty((*size, 3), np.uint8) if room is None else room
+    # What `F.interpolate` calls; it hands on a size or a scale, but not both, and has no place for the result.
+    torch.ops.aten._upsample_bilinear2d_aa.out(
+        _channels_first(pixels), list(size), False, *scales, out=_channels_first(made)
+    )
+    return made
+
+
+def _channels_first(pixels: RgbImage) -> torch.Tensor:
+    """The same memory as (1, 3, H, W)."""
+    height, width = pixels.shape[:2]
     strides = (height * width * 3, 1, width * 3, 3)
-    image = torch.from_numpy(pixels).as_strided((1, 3, height, width), strides)
-    if extent is None:
-        resized = F.interpolate(image, size=size, mode="bilinear", antialias=True)
-    else:  # What `F.interpolate` calls; it hands on a size or a scale, but not both.
-        scales = size[0] / extent[0], size[1] / extent[1]
-        resized = torch.ops.aten._upsample_bilinear2d_aa(image, list(size), False, *scales)
-    return np.asarray(resized[0].permute(1, 2, 0).numpy(), np.uint8)
+    return torch.from_numpy(pixels).as_strided((1, 3, height, width), strides)

@@ -207,7 +207,7 @@ class Decoded:
     damage: str = ""
 
 
-def decode(data: bytes, orientation: int | None = None, reduce: int = 1) -> Decoded:
+def decode(data: bytes, orientation: int | None = None, reduce: int = 1, room: RgbImage | None = None) -> Decoded:
     """An encoded image, turned by an EXIF `orientation` (1: as stored; None: its own).
 
     Grey images get three equal channels, an alpha channel is dropped, 16 bits become 8. JPEG is decoded by
@@ -220,6 +220,7 @@ def decode(data: bytes, orientation: int | None = None, reduce: int = 1) -> Deco
         orientation: EXIF orientation to apply.
         reduce: decode a JPEG to this fraction of its size: 1, 2, 4 or 8. Each pixel is then about the mean of a square.
             Whether it was done is in `Decoded.reduced`.
+        room: where the pixels may be put, rows one behind the other. Whether they were is for the caller to find out.
 
     Raises:
         ImageError: the bytes cannot be decoded.
@@ -228,7 +229,7 @@ def decode(data: bytes, orientation: int | None = None, reduce: int = 1) -> Deco
     damage = ""
     if data[:2] == b"\xff\xd8":
         try:
-            return Decoded(turn_upright(_jpeg_pixels(data, "RGB", reduce), orientation), reduce)
+            return Decoded(turn_upright(_jpeg_pixels(data, "RGB", reduce, room), orientation), reduce)
         except ValueError as error:
             damage = str(error)
     return Decoded(turn_upright(_any_pixels(data), orientation), damage=damage)
@@ -243,12 +244,14 @@ def decode_rgb(data: bytes, orientation: int | None = None) -> RgbImage:
     return decode(data, orientation).pixels
 
 
-def _jpeg_pixels(data: bytes, colours: Literal["RGB", "GRAY"], reduce: int = 1) -> npt.NDArray[np.uint8]:
+def _jpeg_pixels(
+    data: bytes, colours: Literal["RGB", "GRAY"], reduce: int = 1, room: RgbImage | None = None
+) -> npt.NDArray[np.uint8]:
     """Pixels (H, W, 3 or 1) of a JPEG at a fraction of its size; ValueError for whatever harms one of them."""
-    options: dict[str, int] = {}
+    options: dict[str, Any] = {"buffer": room}
     if reduce > 1:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-        options = {"min_height": -(-height // reduce), "min_width": -(-width // reduce), "min_factor": reduce}
+        options |= {"min_height": -(-height // reduce), "min_width": -(-width // reduce), "min_factor": reduce}
     try:
         return np.asarray(simplejpeg.decode_jpeg(data, colours, **options), np.uint8)
     except ValueError:

@@ -18,7 +18,7 @@ from dataflow.tensorflow_runtime import load_tensorflow
 from dataflow.tfrecord import CorruptRecordError, read_records
 
 _READERS = 4  # lanes that are read at the same moment
-_CHUNK = 32  # examples handed from TensorFlow to Python at once
+_CHUNK = 16  # examples handed from TensorFlow to Python at once; of large images, of which windows hold few, fewer
 _READ_BUFFER = 1 << 20  # bytes per lane
 _STRETCH = 10_000  # examples read by one pipeline, or one epoch
 
@@ -39,7 +39,7 @@ def read_tfrecords(shards: list[Shard], plans: Plans, window: int) -> Generator[
         MissingExtraError: TensorFlow is not installed.
     """
     total = sum(shard.count for shard in shards)
-    arriving = _read(shards, plans)
+    arriving = _read(shards, plans, max(1, min(_CHUNK, window // 8)))
     held: dict[int, bytes] = {}
     try:
         for epoch, plan in plans():
@@ -58,14 +58,14 @@ def read_tfrecords(shards: list[Shard], plans: Plans, window: int) -> Generator[
         arriving.close()
 
 
-def _read(shards: list[Shard], plans: Plans) -> Generator[tuple[int, bytes], None, None]:
+def _read(shards: list[Shard], plans: Plans, chunk: int) -> Generator[tuple[int, bytes], None, None]:
     """(ticket, serialised example) in the order of reading: the lanes of each plan in turn, epoch after epoch."""
     tf = load_tensorflow()
     failure = tf.errors.OpError  # Looked up now: when the interpreter ends, the module may be gone before the iterator.
     epochs = iter(plans())
     try:
         while stretch := _stretch(epochs):
-            for tickets, payloads in _pipeline(tf, shards, stretch):
+            for tickets, payloads in _pipeline(tf, shards, stretch, chunk):
                 yield from zip(tickets.numpy().tolist(), payloads.numpy().tolist(), strict=True)
     except failure as error:
         raise _read_error(shards, error.message) from error
@@ -86,8 +86,8 @@ def _stretch(epochs: Iterator[tuple[int, ReadPlan]]) -> list[tuple[int, ReadPlan
     return stretch
 
 
-def _pipeline(tf: Any, shards: list[Shard], stretch: list[tuple[int, ReadPlan]]) -> Any:
-    """A tf.data pipeline of (tickets (n,) int64, serialised examples (n,) string) chunks."""
+def _pipeline(tf: Any, shards: list[Shard], stretch: list[tuple[int, ReadPlan]], chunk: int) -> Any:
+    """A tf.data pipeline of (tickets (n,) int64, serialised examples (n,) string) of at most `chunk` examples."""
     paths = tf.constant([str(shard.path) for shard in shards])
 
     def read_run(run: Any) -> Any:
@@ -108,7 +108,7 @@ def _pipeline(tf: Any, shards: list[Shard], stretch: list[tuple[int, ReadPlan]])
     options.deterministic = True
     options.autotune.enabled = False  # There is nothing to tune: all numbers are given.
     dataset = tf.data.Dataset.from_tensor_slices(_to_table(shards, stretch)).flat_map(read_epoch)
-    return dataset.batch(_CHUNK).prefetch(2).with_options(options)
+    return dataset.batch(chunk).prefetch(2).with_options(options)
 
 
 def _to_table(shards: list[Shard], stretch: list[tuple[int, ReadPlan]]) -> np.ndarray[Any, np.dtype[np.int64]]:

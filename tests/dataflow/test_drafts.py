@@ -13,7 +13,7 @@ from dataflow.batches import Target
 from dataflow.boxes import xyxy_to_tfds
 from dataflow.drafts import Augmentation, Draft, Encoded, ExampleError, ExampleReader, Shown, targets_of
 from dataflow.drawing import ByteCanvas, Place, draw, resize
-from dataflow.image_augmentation import whole
+from dataflow.image_augmentation import Region, whole
 from dataflow.images import decode_rgb, encode_png
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Objects
@@ -89,6 +89,24 @@ def test_a_grey_image_gets_three_equal_channels() -> None:
     canvas, _ = drawn(make_draft((50, 70), (40, 56), image=photograph(50, 70, mode="L")), (40, 56))
     assert canvas.std() > 1
     assert (canvas == canvas[:, :, :1]).all()
+
+
+@pytest.mark.parametrize("encoding", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("to", [(50, 70), (40, 56)], ids=["same size", "smaller"])
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("region", [(0, 0, 70, 50), (0, 8, 70, 48), (8, 0, 64, 50)], ids=["whole", "rows", "columns"])
+def test_what_is_made_in_its_place_is_what_is_drawn_there(
+    encoding: Any, orientation: int, to: tuple[int, int], mirrored: bool, region: Region
+) -> None:
+    stored = (70, 50) if orientation >= 5 else (50, 70)
+    image = photograph(*stored, orientation=orientation, encoding=encoding)
+    draft = make_draft((50, 70), to, image=image)
+    draft = replace(draft, shown=Shown(region, to, mirrored))
+    canvas = np.full((to[0] + 2, to[1], 3), 99, np.uint8)
+    place = Place(canvas, np.ones(canvas.shape[:2], np.bool_))
+    draw(draft.seen(ByteCanvas().room(to, canvas)).images, place, ByteCanvas())
+    np.testing.assert_array_equal(canvas, drawn(draft, canvas.shape[:2])[0])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -56,3 +56,21 @@ def test_floats_are_those_of_the_bytes(images: int, size: tuple[int, int], more:
         OF_IMAGENET.std,
     )
     assert torch.equal(torch.from_numpy(floats.pixels).permute(2, 0, 1)[None], expected)
+
+
+@given(st.tuples(SIDE, SIDE), st.tuples(SIDE, SIDE))
+def test_an_image_resized_into_its_place_has_the_same_values(size: tuple[int, int], to: tuple[int, int]) -> None:
+    image = pixels(*size)
+    canvas = np.full((to[0] + 3, to[1], 3), 9, np.uint8)
+    room = ByteCanvas().room(to, canvas)
+    assert room is not None
+    made = resize(image, to, room=room)
+    np.testing.assert_array_equal(made, resize(image, to))
+    assert made is image or np.shares_memory(made, canvas)
+    assert (canvas[to[0] :] == 9).all()
+
+
+def test_there_is_room_only_in_whole_rows_of_one_image_of_bytes() -> None:
+    assert ByteCanvas().room((4, 5), np.zeros((6, 6, 3), np.uint8)) is None
+    assert ByteCanvas().room((4, 6), np.zeros((6, 6, 6), np.uint8)) is None
+    assert FloatCanvas(OF_IMAGENET).room((4, 6), np.zeros((6, 6, 3), np.float32)) is None

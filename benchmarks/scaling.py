@@ -28,7 +28,8 @@ WORKERS = (1, 10, 100, 300, 1000)
 SPREAD = 0.15  # sigma of the logarithm of a worker's speed
 STRAGGLERS = 0.01  # of the workers, at a third of the speed
 START_S = 180.0  # until the last worker of a cloud is up
-PHOTOGRAPHS = {"ingest": 2000, "predict": 200}  # that are measured with, and twice as many
+PREDICTED = 200
+PHOTOGRAPHS = {"ingest": 2000, "predict": PREDICTED}  # that are measured with, and twice as many
 INGEST = ("--format", "yolo", "--name", "photographs", "--shards", "16", "--splits", "train=1")
 LAUNCHER_MS = 0.030  # listing, planning, duplicates and the manifest, ms an image (benchmarks/scale.py)
 
@@ -64,23 +65,26 @@ def simulate(images: int, shards: int, workers: int, ms: float, seed: int = 0) -
 def measure(photographs: dict[str, int], rounds: int, folder: Path) -> dict[str, dict[str, float]]:
     """Medians of each job (`ingest` or `predict`, of so many photographs) by one and two workers."""
     seen: dict[str, list[dict[str, float]]] = {}
-    for count in sorted({count * scale for count in photographs.values() for scale in (1, 2)}):
+    for count in sorted({few * scale for few in photographs.values() for scale in (1, 2)}):
         make_photographs(folder / f"source-{count}", count)
-        run(["ingest", str(folder / f"source-{count}"), *INGEST, "--out", str(folder / f"data-{count}")])
-    dataset = folder / f"data-{photographs['predict']}" / "photographs" / "1.0.0"
-    run(["train", str(dataset), "--recipe", "dense_cnn_small", "--steps", "1", "--out", str(folder / "run")])
+    data = {few: folder / f"data-{few}" / "photographs" / "1.0.0" for few in (PREDICTED, 2 * PREDICTED)}
+    for few, dataset in data.items():
+        run(["ingest", str(folder / f"source-{few}"), *INGEST, "--out", str(dataset.parents[1])])
+    run(["train", str(data[PREDICTED]), "--recipe", "dense_cnn_small", "--steps", "1", "--out", str(folder / "run")])
     for number in range(rounds):
         for workers, scale in ((1, 1), (2, 1), (2, 2)):
             for job, few in photographs.items():
                 count, out = few * scale, folder / f"{job}-{number}-{workers}-{scale}"
-                dataset = folder / f"data-{count}" / "photographs" / "1.0.0"
-                words = {
-                    "ingest": ["ingest", str(folder / f"source-{count}"), *INGEST],
-                    "predict": ["predict", str(dataset), "--run", str(folder / "run"), "--split", "train"],
-                }[job]
+                if job == "ingest":
+                    words = ["ingest", str(folder / f"source-{count}"), *INGEST]
+                else:
+                    words = ["predict", str(data[count]), "--run", str(folder / "run"), "--split", "train"]
                 options = [f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing"]
                 name = f"{job}: {workers} workers, {count} images"
-                seen.setdefault(name, []).append(run([*words, "--out", str(out), "--", *options]))
+                row = run([*words, "--out", str(out), "--", *options])
+                told = ", ".join(f"{key} {value:.1f}" for key, value in row.items())
+                print(f"round {number + 1}: {name}: {told}", file=sys.stderr)
+                seen.setdefault(name, []).append(row)
     return {name: {key: float(np.median([row[key] for row in rows])) for key in rows[0]} for name, rows in seen.items()}
 
 

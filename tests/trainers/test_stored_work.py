@@ -144,6 +144,7 @@ def test_a_run_goes_on_on_another_machine(there: Path, here: Path, tmp_path: Pat
     assert kept[0] == kept[1], "checkpoints that the trainer removed are not in the store either"
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_written_to_for_a_while(
     there: Path, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,8 +28,8 @@ WORKERS = (1, 10, 100, 300, 1000)
 SPREAD = 0.15  # sigma of the logarithm of a worker's speed
 STRAGGLERS = 0.01  # of the workers, at a third of the speed
 START_S = 180.0  # until the last worker of a cloud is up
-PREDICTED = 200
-PHOTOGRAPHS = {"ingest": 2000, "predict": PREDICTED}  # that are measured with, and twice as many
+PREDICTED = 400
+PHOTOGRAPHS = {"ingest": 6000, "predict": PREDICTED}  # that are measured with, and twice as many
 INGEST = ("--format", "yolo", "--name", "photographs", "--shards", "16", "--splits", "train=1")
 LAUNCHER_MS = 0.030  # listing, planning, duplicates and the manifest, ms an image (benchmarks/scale.py)
 

@@ -3,15 +3,17 @@
     python benchmarks/scale.py [--images 1000000]
 
 No image is read. The references are made up (100 kB and a YOLO label each; with --objects COCO annotations travel
-along); what is done with them is what `shardbox ingest` does: the plan, its files, the graph of the job, what a runner
-shuffles, the results of the shards, the search for duplicates among all images. docs/scale.md quotes the figures.
+along); what is done with them is what `shardbox ingest` does: the listing (also that of an object store, made up), the
+plan, its files, the graph of the job, what a runner shuffles, the results of the shards, the search for duplicates
+among all images. docs/scale.md quotes the figures.
 """
 
 import resource
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from measuring import parser, report
@@ -29,6 +31,34 @@ def references(count: int, objects: int) -> list[Any]:
         payload = {"source": 0, "number": index, "file": file, "rows": f"[{rows}]"} if objects else file
         made.append(Reference(name, name, 100_000, payload, file, None, f"100000.{index:019d} 300.{index:019d}"))
     return made
+
+
+def stored(count: int) -> dict[str, float]:
+    """A YOLO source of so many images in an object store: its listing, made up here, and what is planned by it."""
+    from unittest.mock import patch
+
+    from dataflow import cloud_paths
+    from tfds_builders.formats.yolo import open_yolo
+
+    def made_up(_: str, bucket: str, folder: str) -> Iterator[tuple[str, int, int]]:
+        for kind, suffix, size in (("images", "jpg", 100_000), ("labels", "txt", 300)):
+            for index in range(count):
+                name = f"{index // 1000:06d}/{index:012d}.{suffix}"
+                yield f"{bucket}/{folder}/{kind}/{name}", size, 1_700_000_000_000_000_000 + index
+        yield f"{bucket}/{folder}/classes.txt", 6, 0
+
+    before, start = _resident_mb(), time.perf_counter()
+    with patch.object(cloud_paths, "list_objects", made_up):
+        listed = cloud_paths.listed_folder(cloud_paths.CloudPath("gs://bucket/source"))
+    found = {"store_list_s": time.perf_counter() - start, "store_list_mb": _resident_mb() - before}
+    start = time.perf_counter()
+    listing = open_yolo(cast(Path, listed), ("thing",)).scan()
+    assert len(listing.references) == count and not listing.findings
+    return found | {"store_scan_s": time.perf_counter() - start, "store_scan_mb": _resident_mb() - before}
+
+
+def _resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 
 
 def simulate(count: int, objects: int, folder: Path) -> dict[str, float]:
@@ -53,7 +83,7 @@ def simulate(count: int, objects: int, folder: Path) -> dict[str, float]:
         start = time.perf_counter()
 
     step("list")
-    plan = plan_shards(made, PlanOptions(), lambda _: ())
+    plan = plan_shards(made, PlanOptions(), lambda asked: [() for _ in asked])
     found["shards"] = len(plan.inputs)
     step("plan")
     lines = {key: [reference.to_line() for reference in members] for key, members in plan.inputs.items()}
@@ -94,7 +124,7 @@ def main() -> None:
     options.add_argument("--objects", type=int, default=0, help="annotations an image that travel with its reference")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = simulate(chosen.images, chosen.objects, Path(folder))
+        found = stored(chosen.images) | simulate(chosen.images, chosen.objects, Path(folder))
     if not chosen.json:
         for name, value in found.items():
             print(f"{name:24}{value:16,.1f}")

@@ -10,6 +10,7 @@ import pytest
 from apache_beam.internal import pickler
 from apache_beam.portability.api import beam_runner_api_pb2
 
+from dataflow.beam_jobs import LostElementsError
 from dataflow.cloud_paths import CloudPath, is_cloud
 from dataflow.paths import location, objects_below, upload_files
 from dataflow.prepared import METRICS
@@ -21,6 +22,7 @@ from tests.tfds_builders.portable import external, time_limit
 from tests.tfds_builders.test_runners import write_images
 from tfds_builders import builders
 from tfds_builders.choices import open_source
+from tfds_builders.running import Running
 from trainers.cli import main
 
 IMAGE = "registry.example/shardbox:0.2.0"
@@ -94,18 +96,18 @@ def test_by_workers_of_a_pool(
     assert contents(bucket / "pool/photos/1.0.0", bucket / "photos") == expected
 
 
+def options(bucket: Path, endpoint: str) -> tuple[str, ...]:
+    """Those of a job for Dataflow."""
+    service = ("--project=p", "--region=us-central1", "--no_auth", f"--dataflow_endpoint={endpoint}")
+    return (*service, f"--temp_location={bucket}/temp", f"--sdk_container_image={IMAGE}")
+
+
 def test_by_dataflow(bucket: Path, expected: dict[str, bytes]) -> None:
     pytest.importorskip("google.cloud.dataflow", reason="submitting to Dataflow needs apache-beam[gcp]")
     with dataflow_service() as service:
-        options = (
-            "--project=p",
-            "--region=us-central1",
-            f"--temp_location={bucket}/temp",
-            "--no_auth",
-            f"--dataflow_endpoint={service.endpoint}",
-            f"--sdk_container_image={IMAGE}",
+        found = ingested(
+            bucket / "photos", bucket / "there", "--runner", "DataflowRunner", "--", *options(bucket, service.endpoint)
         )
-        found = ingested(bucket / "photos", bucket / "there", "--runner", "DataflowRunner", "--", *options)
         graph = service.graph
     assert found == expected
     [job] = service.jobs
@@ -119,6 +121,29 @@ def test_by_dataflow(bucket: Path, expected: dict[str, bytes]) -> None:
     payload = beam_runner_api_pb2.ParDoPayload.FromString(write_shards.spec.payload)
     loader = pickler.loads(payload.do_fn.payload)[0]._outcomes
     assert type(loader.source.root) is CloudPath and loader.source.root == bucket / "photos", "read by workers, there"
+
+
+@pytest.mark.slow
+def test_a_million_images_by_dataflow(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing of a million, planned, staged and submitted: the job is as small as that of 24."""
+    pytest.importorskip("google.cloud.dataflow", reason="submitting to Dataflow needs apache-beam[gcp]")
+
+    def a_million(_: str, name: str, folder: str) -> Iterator[tuple[str, int, int]]:
+        for kind, suffix in (("images", "jpg"), ("labels", "txt")):
+            for number in range(1_000_000):
+                yield f"{name}/{folder}/{kind}/{number // 1000:04d}/{number:07d}.{suffix}", 100_000, number
+        yield f"{name}/{folder}/classes.txt", 4, 0
+
+    (bucket / "million/classes.txt").write_text("cat\n")
+    with dataflow_service(runs=False) as service:
+        monkeypatch.setattr("dataflow.cloud_paths.list_objects", a_million)
+        source = open_source("yolo", bucket / "million")
+        monkeypatch.undo()  # What is planned is looked for in the store itself.
+        running = Running("DataflowRunner", options(bucket, service.endpoint))
+        builder = builders.SourceBuilder(source, name="million", out=bucket / "huge", running=running)
+        with pytest.raises(LostElementsError, match="0 of 1280 shards and 0 of 1000000 images"):
+            builder.prepare()
+        assert len(service.graph.SerializeToString()) + len(service.bodies[-1]) < 100_000, "Dataflow takes 10 MB"
 
 
 def test_one_listing_and_a_request_for_what_is_read(bucket: Path, here: Path) -> None:

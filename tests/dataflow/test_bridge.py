@@ -251,7 +251,7 @@ print(len(next(batches)))
     def test_decoding_threads_compute_alone(self, dataset: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: set[int] = set()
 
-        def resize(image: Any, size: tuple[int, int], extent: Any) -> Any:
+        def resize(image: Any, size: tuple[int, int], extent: Any, room: Any) -> Any:
             seen.add(torch.get_num_threads())
             return np.zeros((*size, 3), np.uint8)
 

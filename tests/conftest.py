@@ -5,6 +5,7 @@ are the same from run to run.
 """
 
 import contextlib
+import gc
 import os
 
 from hypothesis import settings
@@ -15,3 +16,15 @@ with contextlib.suppress(ImportError):
 
 settings.register_profile("shardbox", deadline=None, max_examples=60, print_blob=True, derandomize="CI" in os.environ)
 settings.load_profile("shardbox")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays to the end. The garbage collector, which Hugging Face's `Trainer` calls after every
+    training, need not look at it each time: that was more than a quarter of what tests of training took."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """At the end of all, everything may go, or libraries tell of leaks."""
+    gc.unfreeze()

@@ -55,13 +55,12 @@ def sheet(title: str, label: str, runs: Sequence[Run], points: Callable[[Run], P
     by_recipe: dict[str, list[Run]] = {}
     for run in runs:
         by_recipe.setdefault(run["recipe"]["name"], []).append(run)
-    high = max(1.0, *(value for run in runs for _, value in points(run)))
     columns = min(2, len(by_recipe))
     parts = []
     for place, (name, own) in enumerate(by_recipe.items()):
         x, y = place % columns * WIDTH, place // columns * (HEIGHT + HEADING)
         parts.append(f'<text class="name" x="{x + INDENT}" y="{y + 20}">{escape(name)}</text>')
-        drawn = panel(name, label, own, points, high)
+        drawn = panel(name, label, own, points)
         parts.append(drawn.replace("<svg ", f'<svg x="{x}" y="{y + HEADING}" width="{WIDTH}" height="{HEIGHT}" ', 1))
     width, height = columns * WIDTH, -(-len(by_recipe) // columns) * (HEIGHT + HEADING)
     colours = f"svg{{{PALETTE_LIGHT}}}@media(prefers-color-scheme:dark){{svg{{{PALETTE_DARK}}}}}"
@@ -74,11 +73,12 @@ def sheet(title: str, label: str, runs: Sequence[Run], points: Callable[[Run], P
     )
 
 
-def panel(name: str, label: str, runs: Sequence[Run], points: Callable[[Run], Points], high: float) -> str:
+def panel(name: str, label: str, runs: Sequence[Run], points: Callable[[Run], Points]) -> str:
     """The plot of one recipe's runs."""
     from trainers.plots import Axis, Mark, plot
 
     last = max(step for run in runs for step, _ in points(run))
+    high = max(1.0, *(value for run in runs for _, value in points(run)))
     marks = [
         Mark(points(run), "own" if run["recipe"].get("ema") is None else "best", f"seed {run['seed']}") for run in runs
     ]

@@ -258,7 +258,11 @@ def _tfds_examples(root: Path, decode: bool) -> Any:
 
 
 def one_at_a_time(root: Path, edges: Edges) -> Iterator[Padded]:
-    """TensorFlow decodes; each example goes to torch by itself, and is resized and normalised there."""
+    """TensorFlow decodes; each example goes to torch by itself, and is resized and normalised there.
+
+    All in the process that trains, where torch computes in as many threads as there are processors unless it is told
+    otherwise, as it does in no worker of a DataLoader.
+    """
     from dataflow.tensorflow_runtime import load_tensorflow
 
     load_tensorflow()
@@ -266,6 +270,8 @@ def one_at_a_time(root: Path, edges: Edges) -> Iterator[Padded]:
     from torch.nn import functional
     from torch.utils.data import DataLoader, IterableDataset
     from torchvision.transforms.v2.functional import normalize, resize
+
+    torch.set_num_threads(WORKERS)
 
     class Examples(IterableDataset[Any]):
         def __iter__(self) -> Iterator[Any]:

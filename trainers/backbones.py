@@ -83,6 +83,12 @@ def library_of(kind: BackboneKind) -> str:
     return next(library for library, each in _KINDS.items() if isinstance(kind, each))
 
 
+def architecture_of(kind: BackboneKind) -> str:
+    """The library that a backbone is of and, where that has many architectures whose weights it names, which."""
+    library = library_of(kind)
+    return f"{library} ({kind.config['model_type']})" if isinstance(kind, HuggingFaceBackbone) else library
+
+
 def kind_to_json(kind: BackboneKind) -> dict[str, Any]:
     """A backbone's kind in JSON's types."""
     return {"library": library_of(kind), **asdict(kind)}

@@ -33,7 +33,7 @@ from trainers.backbones import (
     DiffusionBackbone,
     HuggingFaceBackbone,
     TimmBackbone,
-    library_of,
+    architecture_of,
     stem_of,
     widen_stem,
 )
@@ -103,7 +103,7 @@ def kind_of_checkpoint(path: Path, wanted: BackboneKind | None) -> BackboneKind:
     """What the checkpoint in a directory is of; what it does not say is as `wanted`.
 
     Raises:
-        UsageError: nothing that can be a backbone, or of another library than what is wanted.
+        UsageError: nothing that can be a backbone, or of another library or architecture than what is wanted.
     """
     if wanted is None:
         raise UsageError(
@@ -120,9 +120,9 @@ def kind_of_checkpoint(path: Path, wanted: BackboneKind | None) -> BackboneKind:
             found = replace(found, block=wanted.block, timestep=wanted.timestep, trains=wanted.trains)
     else:
         found = _kind_by_config(path, read_json(path / "config.json"))
-    if type(found) is not type(wanted):
+    if (there := architecture_of(found)) != (here := architecture_of(wanted)):
         raise UsageError(
-            f"{path} is a checkpoint of {library_of(found)}, the recipe's backbone is of {library_of(wanted)}",
+            f"{path} is a checkpoint of {there}, the recipe's backbone is of {here}",
             "choose weights and recipe that belong together",
         )
     return found

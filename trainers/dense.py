@@ -20,7 +20,14 @@ from transformers import initialization as init
 from dataflow.errors import UsageError
 from dataflow.records import Categories
 from dataflow.view import View
-from trainers.backbones import BackboneKind, OwnSizeBackbone, build_body, kind_from_json, kind_to_json
+from trainers.backbones import (
+    BackboneKind,
+    OwnSizeBackbone,
+    architecture_of,
+    build_body,
+    kind_from_json,
+    kind_to_json,
+)
 from trainers.body_weights import find_checkpoint, kind_of_checkpoint, load_body, read_json
 from trainers.checkpoints import LoadReport, load_detector, with_categories
 from trainers.dense_heads import DenseDetectorOutput, FcosHead, Levels, RetinaNetDenseHead
@@ -249,8 +256,8 @@ def build_dense(
         config: what to build, but for what the weights decide.
 
     Raises:
-        UsageError: a dense detector with another head, or a backbone of another library, than what `config` says; see
-            `load_detector`, `kind_of_checkpoint` and `load_body`.
+        UsageError: a dense detector with another head, or a backbone of another architecture, than what `config` says;
+            see `load_detector`, `kind_of_checkpoint` and `load_body`.
     """
     shown = {"num_channels": view.channels, "compares_frames": view.inputs == "frames"}
     path = None if weights is None else find_checkpoint(weights)
@@ -285,7 +292,7 @@ def _dense_config(path: Path) -> dict[str, Any] | None:
 
 def _check_alike(weights: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """A checkpoint's shape may be another than the recipe's, but not its kind: the run would have a wrong name."""
-    for there, here in ((_head(found), _head(wanted)), (_library(found), _library(wanted))):
+    for there, here in ((_head_in(found), _head_in(wanted)), (_backbone_in(found), _backbone_in(wanted))):
         if there != here:
             raise UsageError(
                 f"{weights} is a detector with {there}, this recipe builds one with {here}",
@@ -293,10 +300,10 @@ def _check_alike(weights: str, found: Mapping[str, Any], wanted: Mapping[str, An
             )
 
 
-def _head(config: Mapping[str, Any]) -> str:
+def _head_in(config: Mapping[str, Any]) -> str:
     return f"the head {config.get('head', get_args(Head)[0])!r}"
 
 
-def _library(config: Mapping[str, Any]) -> str:
+def _backbone_in(config: Mapping[str, Any]) -> str:
     body = config.get("body")
-    return "a residual network of its own" if body is None else f"a backbone of {body['library']}"
+    return "a residual network of its own" if body is None else f"a backbone of {architecture_of(kind_from_json(body))}"

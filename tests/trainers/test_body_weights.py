@@ -229,7 +229,10 @@ def without(name: str) -> Callable[[Path], None]:
         (lambda d: (d / "model.safetensors").unlink(), "weights of .* cannot be read"),
         (lambda d: (d / "config.json").write_text("{"), "config.json cannot be read"),
         (lambda d: (d / "config.json").unlink(), "neither config.json nor model_index.json"),
-        (lambda d: write_json(d / "config.json", {"model_type": "bert"}), "transformers has no backbone of 'bert'"),
+        (
+            lambda d: write_json(d / "config.json", {"model_type": "bert"}),
+            r"of transformers \(bert\), the recipe's backbone is of transformers \(beit\)",
+        ),
         (lambda d: write_json(d / "config.json", {"architecture": "resnet18"}), "of timm, the recipe's"),
         (lambda d: write_json(d / "config.json", {"hello": 1}), "neither model_type nor architecture"),
     ],

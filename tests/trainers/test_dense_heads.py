@@ -194,7 +194,12 @@ def test_other_classes_start_the_class_head_afresh(head: str, layers: list[str],
         (
             {"body": KINDS["beit"]},
             {"body": KINDS["deit"]},
-            "with a backbone of transformers, this recipe builds one with a backbone of timm",
+            r"with a backbone of transformers \(beit\), this recipe builds one with a backbone of timm",
+        ),
+        (
+            {"body": KINDS["resnet"]},
+            {"body": KINDS["beit"]},
+            r"of transformers \(resnet\), this recipe builds one with a backbone of transformers \(beit\)",
         ),
         ({}, {"body": KINDS["deit"]}, "with a residual network of its own, this recipe builds one with a backbone of"),
     ],

@@ -79,9 +79,8 @@ class Matching:
 
     `thresholds` (T,) IoU, 0.50 to 0.95. `detections` and `objects` are the boxes with their images and classes;
     `scores` (P,) float32; `found` (T, P) flat index of the matched object or -1, `ignored` (T, P), `ious` (T, P) with
-    that object or NaN; `crowd` (G,); `areas` (G,) px2. `accumulated` are COCO's precision and recall of the
-    classes, `figures` the
-    twelve by name, None where nothing in the split is of that kind.
+    that object or NaN; `crowd` (G,); `areas` (G,) px2. `claims` are what all this and COCO's figures come from, `rank`
+    (P,) places of detections in their image and class by falling score, `categories` the number of classes.
     """
 
     image_ids: tuple[str, ...]
@@ -94,8 +93,31 @@ class Matching:
     objects: Boxes
     crowd: Flags
     areas: Floats
-    accumulated: Accumulated
-    figures: Mapping[str, float | None]
+    claims: Claims
+    rank: Ints
+    categories: int
+
+    @cached_property
+    def accumulated(self) -> Accumulated:
+        """COCO's precision and recall of the classes."""
+        return accumulate(
+            self.detections.category,
+            self.scores,
+            self.claims,
+            rank=self.rank,
+            in_area=_detections_in_areas(self.detections),
+            truths=np.stack(
+                [
+                    np.bincount(self.objects.category[counts & ~self.crowd], minlength=self.categories)
+                    for counts in _in_areas(self.areas)
+                ]
+            ),
+        )
+
+    @cached_property
+    def figures(self) -> Mapping[str, float | None]:
+        """COCO's twelve by name, None where nothing in the split is of that kind."""
+        return coco_figures(self.accumulated)
 
     @property
     def precision(self) -> Floats:
@@ -110,8 +132,7 @@ class Matching:
     @cached_property
     def truths(self) -> Ints:
         """(K,) objects of each class that count."""
-        counted = self.objects.category[~self.crowd]
-        return np.bincount(counted, minlength=self.precision.shape[2])
+        return np.bincount(self.objects.category[~self.crowd], minlength=self.categories)
 
     @cached_property
     def right(self) -> Flags:
@@ -171,11 +192,7 @@ def match(truths: Sequence[ImageRecord], predictions: Mapping[str, Predictions],
     group, object_group = (boxes.image * categories + boxes.category for boxes in (detections, objects))
     rank = rank_in_group(group, scores)[1]
     claims = claim(detections, group, rank, objects, object_group, crowd=crowd, ignored=ignored, thresholds=THRESHOLDS)
-    # pycocotools multiplies the sides in double precision where it loads detections itself.
-    in_area = _in_areas(detections.coco[:, 2].astype(np.float64) * detections.coco[:, 3])
-    counted = np.stack([np.bincount(objects.category[~row], minlength=categories) for row in ignored])
-    accumulated = accumulate(detections.category, scores, claims, rank=rank, in_area=in_area, truths=counted)
-    found, unlooked, ious = _dense(claims, rank, in_area[_ALL_AREAS])
+    found, unlooked, ious = _dense(claims, rank, _detections_in_areas(detections)[_ALL_AREAS])
     return Matching(
         image_ids=tuple(record.image_id for record in truths),
         thresholds=THRESHOLDS,
@@ -187,8 +204,9 @@ def match(truths: Sequence[ImageRecord], predictions: Mapping[str, Predictions],
         objects=objects,
         crowd=crowd,
         areas=areas,
-        accumulated=accumulated,
-        figures=coco_figures(accumulated),
+        claims=claims,
+        rank=rank,
+        categories=categories,
     )
 
 
@@ -212,6 +230,11 @@ def _flat(items: Sequence[Predictions] | Sequence[Objects]) -> Boxes:
 def _in_areas(areas: Floats) -> Flags:
     """(A, N): the area lies in the range."""
     return np.stack([(areas >= low) & (areas <= high) for low, high in AREAS])
+
+
+def _detections_in_areas(detections: Boxes) -> Flags:
+    """(A, P); pycocotools multiplies the sides in double precision where it loads detections itself."""
+    return _in_areas(detections.coco[:, 2].astype(np.float64) * detections.coco[:, 3])
 
 
 def _dense(claims: Claims, rank: Ints, in_area: Flags) -> tuple[Ints, Flags, Floats]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from dataflow.boxes import xyxy_to_coco
 from dataflow.records import ImageRecord, Objects, Predictions
 from trainers.coco_figures import AREAS, MOST_DETECTIONS, THRESHOLDS, Accumulated, accumulate, coco_figures
-from trainers.greedy import IGNORED, Boxes, Claims, claim
+from trainers.greedy import IGNORED, RIGHT, UNMATCHED, Boxes, Claims, claim
 from trainers.overlaps import Flags, Floats, Ints, rank_in_group
 
 _ALL_AREAS = 0
@@ -78,24 +78,21 @@ class Matching:
     """All detections (P of them) and objects (G) of a split as flat arrays, in the order of `image_ids`.
 
     `thresholds` (T,) IoU, 0.50 to 0.95. `detections` and `objects` are the boxes with their images and classes;
-    `scores` (P,) float32; `found` (T, P) flat index of the matched object or -1, `ignored` (T, P), `ious` (T, P) with
-    that object or NaN; `crowd` (G,); `areas` (G,) px2. `claims` are what all this and COCO's figures come from, `rank`
-    (P,) places of detections in their image and class by falling score, `categories` the number of classes.
+    `scores` (P,) float32; `rank` (P,) places of detections in their image and class by falling score; `crowd` (G,);
+    `areas` (G,) px2; `categories` is the number of classes. `claims` are what all else is worked out from, each when
+    it is asked for.
     """
 
     image_ids: tuple[str, ...]
     thresholds: Floats
     detections: Boxes
     scores: npt.NDArray[np.float32]
-    found: Ints
-    ignored: Flags
-    ious: Floats
+    rank: Ints
     objects: Boxes
     crowd: Flags
     areas: Floats
-    claims: Claims
-    rank: Ints
     categories: int
+    claims: Claims
 
     @cached_property
     def accumulated(self) -> Accumulated:
@@ -137,12 +134,55 @@ class Matching:
     @cached_property
     def right(self) -> Flags:
         """(T, P): the detection is a true positive."""
-        return (self.found >= 0) & ~self.ignored
+        return self._of_claimants(np.broadcast_to(False, self._shape), self._outcome == RIGHT)
+
+    @cached_property
+    def ignored(self) -> Flags:
+        """(T, P): the detection is neither right nor wrong."""
+        beyond = self.rank >= MOST_DETECTIONS[-1]
+        out = np.broadcast_to(beyond | ~_detections_in_areas(self.detections)[_ALL_AREAS], self._shape)
+        unmatched = out[:, self._claimants] & (self._outcome == UNMATCHED)
+        return self._of_claimants(out, unmatched | (self._outcome == IGNORED))
 
     @cached_property
     def wrong(self) -> Flags:
         """(T, P): the detection is a false positive."""
-        return (self.found < 0) & ~self.ignored
+        return ~(self.right | self.ignored)
+
+    @cached_property
+    def found(self) -> Ints:
+        """(T, P): flat index of the matched object, or -1."""
+        nothing = np.broadcast_to(-1, self._shape)
+        return self._of_claimants(nothing, self.claims.found[:, _ALL_AREAS, self._looked_at])
+
+    @cached_property
+    def ious(self) -> Floats:
+        """(T, P): overlap with that object, or NaN."""
+        nothing = np.broadcast_to(np.nan, self._shape)
+        return self._of_claimants(nothing, self.claims.overlap[:, _ALL_AREAS, self._looked_at])
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return len(self.thresholds), len(self.scores)
+
+    @cached_property
+    def _looked_at(self) -> Flags:
+        """(C,): of the claims, those of detections that are not beyond the most that count."""
+        return self.rank[self.claims.detection] < MOST_DETECTIONS[-1]
+
+    @property
+    def _claimants(self) -> Ints:
+        return self.claims.detection[self._looked_at]
+
+    @property
+    def _outcome(self) -> npt.NDArray[np.int8]:
+        return self.claims.outcome[:, _ALL_AREAS, self._looked_at]
+
+    def _of_claimants(self, others: npt.NDArray[Any], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """`others` (T, P) with `values` in place of those of detections that claim anything."""
+        whole = others.copy()
+        whole[:, self._claimants] = values
+        return whole
 
     def by_image(self, threshold: int = 0) -> dict[str, ImageMatches]:
         """What became of the boxes of each image at one of `thresholds`, given by its place."""
@@ -192,21 +232,17 @@ def match(truths: Sequence[ImageRecord], predictions: Mapping[str, Predictions],
     group, object_group = (boxes.image * categories + boxes.category for boxes in (detections, objects))
     rank = rank_in_group(group, scores)[1]
     claims = claim(detections, group, rank, objects, object_group, crowd=crowd, ignored=ignored, thresholds=THRESHOLDS)
-    found, unlooked, ious = _dense(claims, rank, _detections_in_areas(detections)[_ALL_AREAS])
     return Matching(
         image_ids=tuple(record.image_id for record in truths),
         thresholds=THRESHOLDS,
         detections=detections,
         scores=scores,
-        found=found,
-        ignored=unlooked,
-        ious=ious,
+        rank=rank,
         objects=objects,
         crowd=crowd,
         areas=areas,
-        claims=claims,
-        rank=rank,
         categories=categories,
+        claims=claims,
     )
 
 
@@ -235,20 +271,3 @@ def _in_areas(areas: Floats) -> Flags:
 def _detections_in_areas(detections: Boxes) -> Flags:
     """(A, P); pycocotools multiplies the sides in double precision where it loads detections itself."""
     return _in_areas(detections.coco[:, 2].astype(np.float64) * detections.coco[:, 3])
-
-
-def _dense(claims: Claims, rank: Ints, in_area: Flags) -> tuple[Ints, Flags, Floats]:
-    """`found`, `ignored` and `ious` of `Matching`: of all detections, for objects of all sizes."""
-    beyond = rank >= MOST_DETECTIONS[-1]
-    shape = (len(claims.outcome), len(rank))
-    found = np.full(shape, -1)
-    ignored = np.broadcast_to(beyond | ~in_area, shape).copy()
-    ious = np.full(shape, np.nan)
-    looked_at = ~beyond[claims.detection]
-    columns = claims.detection[looked_at]
-    found[:, columns] = claims.found[:, _ALL_AREAS, looked_at]
-    ignored[:, columns] = (claims.outcome[:, _ALL_AREAS, looked_at] == IGNORED) | (
-        ignored[:, columns] & (found[:, columns] < 0)
-    )
-    ious[:, columns] = claims.overlap[:, _ALL_AREAS, looked_at]
-    return found, ignored, ious

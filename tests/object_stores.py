@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import HTTPServer
 from unittest.mock import patch
+from urllib.request import Request, urlopen
 
 BUCKET = "bucket"
 SECRETS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
@@ -38,7 +39,7 @@ def gcs() -> Iterator[str]:
 
 @contextmanager
 def s3() -> Iterator[str]:
-    """The same for s3://."""
+    """The same for s3://, empty: what moto holds belongs to the process and would outlive its server."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -46,8 +47,10 @@ def s3() -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    urlopen(Request(f"{endpoint}/moto-api/reset", method="POST")).close()
     try:
-        with patch.dict(os.environ, {**SECRETS, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}):
+        with patch.dict(os.environ, {**SECRETS, "AWS_ENDPOINT_URL": endpoint}):
             boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=BUCKET)
             yield f"s3://{BUCKET}"
     finally:

@@ -181,14 +181,6 @@ def test_what_was_proved_is_all_there_is_on_standard_output(shardbox: Shardbox, 
     assert "FAILS: images" in refused.out
 
 
-def test_help_names_every_stage_of_the_readme(shardbox: Shardbox) -> None:
-    words = shardbox("--help").out.split()
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    for command in ("ingest", "diff", "train", "predict", "evaluate", "browse", "demo"):
-        assert command in words
-        assert f"`shardbox {command}`" in readme
-
-
 def test_the_installed_command_answers() -> None:
     installed = Path(sys.executable).with_name("shardbox")
     done = subprocess.run([installed, "--help"], capture_output=True, text=True, check=True)

@@ -84,9 +84,20 @@ def library_of(kind: BackboneKind) -> str:
 
 
 def architecture_of(kind: BackboneKind) -> str:
-    """The library that a backbone is of and, where that has many architectures whose weights it names, which."""
-    library = library_of(kind)
-    return f"{library} ({kind.config['model_type']})" if isinstance(kind, HuggingFaceBackbone) else library
+    """The library that a backbone is of and, where that has many architectures whose weights it names, which.
+
+    Raises:
+        UsageError: timm has no such model.
+    """
+    match kind:
+        case TimmBackbone():
+            from trainers.timm_body import family_of
+
+            return f"timm ({family_of(kind.name)})"
+        case HuggingFaceBackbone():
+            return f"transformers ({kind.config['model_type']})"
+        case DiffusionBackbone():
+            return "diffusers"
 
 
 def kind_to_json(kind: BackboneKind) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,9 +50,30 @@ class LoadReport:
             ("left over", self.left_over),
         ):
             if names:
-                listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
-                parts.append(f"{len(names)} {what} ({listed})")
+                listed = names if len(names) <= _LISTED else _modules(names)
+                parts.append(f"{len(names)} {what} ({', '.join(listed)})")
         return "; ".join(parts)
+
+
+def _modules(names: Iterable[str]) -> list[str]:
+    """The modules that tensors are of, of numbered ones the lists they are in: `model.decoder.layers.{0-5}`."""
+    numbers: dict[str, set[int]] = {}
+    for name in names:
+        numbered = re.match(r"(.+?)\.(\d+)\.", name)
+        module = numbered[1] if numbered else name.rpartition(".")[0] or name
+        numbers.setdefault(module, set()).update([int(numbered[2])] if numbered else [])
+    return [f"{module}.{{{_ranges(found)}}}" if found else module for module, found in sorted(numbers.items())]
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """0, 1, 2, 5 as `0-2,5`."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 @contextmanager

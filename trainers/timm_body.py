@@ -12,8 +12,8 @@ from dataflow.errors import UsageError
 from trainers.backbones import Body, TimmBackbone
 
 _STRIDES = (8, 16, 32)
-_ANY_SIZE = ("timm.models.deit", "timm.models.vision_transformer", "timm.models.eva")
-"""Modules of timm whose models interpolate their positions when asked to (`dynamic_img_size`)."""
+_ANY_SIZE = ("vision_transformer", "eva")
+"""Families whose models interpolate their positions when asked to (`dynamic_img_size`)."""
 PREFIX = "network.model."
 """Of a checkpoint's names in a `TimmBody`."""
 
@@ -24,9 +24,7 @@ class TimmBody(Body):
     def __init__(self, kind: TimmBackbone, in_channels: int) -> None:
         super().__init__()
         options = dict(kind.options)
-        if not timm.is_model(kind.name):
-            raise UsageError(f"timm has no model {kind.name!r}", "see timm.list_models()")
-        if timm.model_entrypoint(kind.name).__module__ in _ANY_SIZE:
+        if family_of(kind.name) in _ANY_SIZE:
             options["dynamic_img_size"] = True
         indices = _indices(kind.name, options)
         self.network: nn.Module = timm.create_model(
@@ -46,6 +44,18 @@ class TimmBody(Body):
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """See `Body`."""
         return list(self.network(pixels))
+
+
+def family_of(name: str) -> str:
+    """The architecture of a model: timm's module that defines it. DeiT is a vision transformer, trained otherwise.
+
+    Raises:
+        UsageError: timm has no such model.
+    """
+    if not timm.is_model(name):
+        raise UsageError(f"timm has no model {name!r}", "see timm.list_models()")
+    module: str = timm.model_entrypoint(name).__module__
+    return "vision_transformer" if module == "timm.models.deit" else module.removeprefix("timm.models.")
 
 
 def _indices(name: str, options: Mapping[str, Any]) -> list[int]:

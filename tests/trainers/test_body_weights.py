@@ -233,7 +233,7 @@ def without(name: str) -> Callable[[Path], None]:
             lambda d: write_json(d / "config.json", {"model_type": "bert"}),
             r"of transformers \(bert\), the recipe's backbone is of transformers \(beit\)",
         ),
-        (lambda d: write_json(d / "config.json", {"architecture": "resnet18"}), "of timm, the recipe's"),
+        (lambda d: write_json(d / "config.json", {"architecture": "resnet18"}), r"of timm \(resnet\), the recipe's"),
         (lambda d: write_json(d / "config.json", {"hello": 1}), "neither model_type nor architecture"),
     ],
 )  # fmt: skip
@@ -243,6 +243,43 @@ def test_a_backbone_that_does_not_load_stops_the_run(tmp_path: Path, change, mes
     with pytest.raises(UsageError, match=message) as error:
         build_dense(CATEGORIES, str(tmp_path), config_of(HuggingFaceBackbone(BEIT)))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ("resnet18", r"checkpoint of timm \(resnet\), the recipe's backbone is of timm \(vision_transformer\)"),
+        ("deit_enormous", "timm has no model 'deit_enormous'"),
+    ],
+)
+def test_a_model_of_timm_of_another_family_is_refused(tmp_path: Path, architecture: str, message: str):
+    """Its configuration would take the place of the recipe's, so that all of its tensors would fit."""
+    save_file(timm.create_model("resnet18", **KINDS["timm resnet"].options).state_dict(), tmp_path / "model.safetensors")
+    arguments = {name: list(value) for name, value in KINDS["timm resnet"].options.items()}
+    write_json(tmp_path / "config.json", {"architecture": architecture, "model_args": arguments})
+    with pytest.raises(UsageError, match=message):
+        build_dense(CATEGORIES, str(tmp_path), config_of(KINDS["deit"]))
+    if architecture == "resnet18":
+        _, report = build_dense(CATEGORIES, str(tmp_path), config_of(KINDS["timm resnet"]))
+        assert "left over (fc.bias, fc.weight)" in str(report)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
+def test_deit_and_other_plain_vision_transformers_of_timm_are_one_family(tmp_path: Path, name: str):
+    arguments = {"depth": 1, "embed_dim": 32, "num_heads": 2, "img_size": 64}
+    save_file(timm.create_model(name, **arguments).state_dict(), tmp_path / "model.safetensors")
+    write_json(tmp_path / "config.json", {"architecture": name, "model_args": arguments})
+    model, report = build_dense(CATEGORIES, str(tmp_path), config_of(KINDS["deit"]))
+    check_report(model, report, {"head.weight", "norm.weight"})
+    assert model.config.body["name"] == name
+
+
+def test_layers_that_the_configuration_leaves_out_are_said_to_be_left_over(tmp_path: Path):
+    make_published_dit(tmp_path, width=48, hidden=96, vocabulary=10)
+    less = {**DIT_BASE, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 1}
+    write_json(tmp_path / "config.json", less)
+    _, report = build_dense(CATEGORIES, str(tmp_path), config_of(HuggingFaceBackbone(BEIT)))
+    assert str(report).endswith("left over (beit.layers.{1}, layernorm, lm_head)")
 
 
 def test_a_resnet_without_statistics_is_refused(tmp_path: Path):

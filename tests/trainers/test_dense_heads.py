@@ -201,6 +201,11 @@ def test_other_classes_start_the_class_head_afresh(head: str, layers: list[str],
             {"body": KINDS["beit"]},
             r"of transformers \(resnet\), this recipe builds one with a backbone of transformers \(beit\)",
         ),
+        (
+            {"body": KINDS["convnext"]},
+            {"body": KINDS["timm resnet"]},
+            r"of timm \(convnext\), this recipe builds one with a backbone of timm \(resnet\)",
+        ),
         ({}, {"body": KINDS["deit"]}, "with a residual network of its own, this recipe builds one with a backbone of"),
     ],
 )

@@ -106,8 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             told = {"error": kind, "message": error.message, "remedy": error.remedy}
             print(json.dumps(told | ({"notes": error.__notes__} if hasattr(error, "__notes__") else {})))
         return error.exit_status
-    except KeyboardInterrupt:
-        print(f"shardbox {arguments.command_name}: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        notes = "".join(f"; {note}" for note in getattr(stop, "__notes__", ()))
+        print(f"shardbox {arguments.command_name}: stopped{notes}", file=sys.stderr)
         return 130
     if arguments.json:
         print(json.dumps(result))

@@ -19,10 +19,12 @@ from transformers import (
 )
 
 from dataflow.batches import Batch, normalise
+from dataflow.errors import UsageError
 from trainers import processes
 from trainers.averaging import Average
 from trainers.detectors import part_patterns
 from trainers.divergence import DivergedError, output_of
+from trainers.memory import ran_out
 from trainers.normalisers import divisor, loss_counts, loss_parts
 from trainers.recipe import Recipe
 from trainers.stages import Stage, frozen_norms, learning_rates
@@ -141,6 +143,25 @@ class DetectionTrainer(Trainer):
                     self._whole[name] = self._whole.get(name, 0.0) + count
             self._whole = processes.summed(self._whole, device)
         return samples, None
+
+    def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """The loss of a batch or of a part of one, whose gradients are added up.
+
+        Raises:
+            UsageError: it does not fit into memory.
+            DivergedError: the loss is not finite.
+        """
+        try:
+            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
+            count, _, height, width = inputs["pixel_values"].shape
+            raise UsageError(
+                f"{count} images on {height}x{width} px do not fit into memory",
+                "lower --batch-size or --resize, or take a step's images in parts with --accumulate",
+            ) from error
+        return loss
 
     def compute_loss(
         self,

@@ -24,7 +24,7 @@ class DivergedError(DataRefusedError):
         named = ", ".join(ids[:_NAMED_IMAGES]) + (", ..." if len(ids) > _NAMED_IMAGES else "")
         super().__init__(
             f"the loss is {loss} at step {step} (images {named})",
-            "look at these images and their boxes; if they are sound, lower the recipe's learning_rate",
+            "look at these images and their boxes; if they are sound, lower --learning-rate",
         )
 
 

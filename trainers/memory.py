@@ -10,6 +10,15 @@ _RESET_PEAK = "5"
 """What clears the peak of `VmHWM`, see proc_pid_clear_refs(5)."""
 
 
+_NO_MEMORY = "DefaultCPUAllocator: "
+"""What torch says first of memory that Linux does not give, in an error of no class of its own."""
+
+
+def ran_out(error: RuntimeError) -> bool:
+    """Whether an error of torch says that a GPU, or the machine, has no more memory to give."""
+    return isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY in str(error)
+
+
 def reset_peak(device: torch.device) -> None:
     """Let the peak begin at what is held now."""
     if device.type == "cuda":

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel
 
 from dataflow.batches import Batch, normalise
 from dataflow.bridge import BatchLoader
@@ -17,11 +17,12 @@ from dataflow.errors import DataRefusedError, UsageError
 from dataflow.prepared import PreparedDataset
 from trainers.detectors import ClassHead, class_head, reach
 from trainers.divergence import DivergedError
-from trainers.memory import free_bytes
+from trainers.memory import free_bytes, ran_out
 from trainers.preflight_checks import Check, check_boxes, check_classes, read_truth
 from trainers.preflight_stages import check_parameters, enter, heaviest
 from trainers.preflight_steps import Feed, Steps, feed, overfit
 from trainers.recipe import Recipe
+from trainers.seeds import begin_at
 from trainers.stages import Stage
 
 _ADAM_STATES = 2
@@ -105,14 +106,14 @@ def preflight(
         steps: how many on one batch.
 
     Raises:
-        UsageError: no such split or an empty one; the weights are not there or do not fit.
+        UsageError: no such split or an empty one; the weights are not there or do not fit; a seed out of range.
     """
     if not dataset.splits[dataset.check_split(split)]:
         raise UsageError(f"split {split!r} of {dataset.path} is empty", "look at another --split")
     if steps < 2:
         raise UsageError(f"{steps} steps of preflight", "give at least 2: a loss falls from one to the next")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    set_seed(seed)
+    begin_at(seed)
     model, report = recipe.build(dataset.categories, recipe.weights if weights is None else weights, view=recipe.view)
     truth = read_truth(dataset, split, recipe)
     fed = feed(_loader(dataset, recipe, split, seed), _FEED_BATCHES, _FEED_SECONDS)
@@ -171,7 +172,9 @@ def _check_training(
         done = overfit(model, recipe, stage, fed.largest, steps=steps, device=device)
     except DivergedError as error:
         return [Check("overfit", "bad", error.message, {"image_ids": fed.largest.image_ids}, remedy=error.remedy)]
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
         size = " x ".join(map(str, fed.largest.pixel_values.shape))
         says = f"a batch of {size} does not fit into the {_size(free or 0)} that are free"
         return [Check("memory", "bad", says, needed | {"free": free}, remedy=remedy)]

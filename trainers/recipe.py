@@ -34,6 +34,8 @@ DIFFERENCE_AUGMENTATION = ImageAugmentation(scale=1.5, crop=0.7)
 """Of differences that were made before, whose values mean something."""
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
+_MOST_RATE = 1e30
+"""Beyond it the optimiser fails with an error of its own; what is too much for a detector is far below."""
 
 
 class Builder(Protocol):
@@ -104,8 +106,10 @@ class Recipe:
         for name in ("batch_size", "steps", "checkpoint_steps", "accumulate"):
             if getattr(self, name) < 1:
                 raise UsageError(f"recipe {self.name}: {name} is {getattr(self, name)}", "give a positive number")
-        if not self.learning_rate >= 0:
-            raise UsageError(f"recipe {self.name}: learning_rate is {self.learning_rate}", "give a positive number")
+        if not 0 <= self.learning_rate <= _MOST_RATE:
+            raise UsageError(
+                f"recipe {self.name}: learning_rate is {self.learning_rate}", "give a positive number, such as 0.001"
+            )
         if self.ema is not None and not 0 < self.ema < 1:
             raise UsageError(f"recipe {self.name}: ema is {self.ema}", "give a decay between 0 and 1, such as 0.999")
         if self.batch_size % self.accumulate:
@@ -176,7 +180,7 @@ class Recipe:
             return self.steps if steps is None else steps
         if steps is not None:
             raise UsageError(f"both {steps} steps and {epochs:g} epochs", "give one of them")
-        if not epochs > 0:
+        if not 0 < epochs < math.inf:
             raise UsageError(f"{epochs:g} epochs", "give a positive number")
         return math.ceil(epochs * images / self.batch_size)
 

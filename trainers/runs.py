@@ -22,11 +22,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 import torchvision
 import transformers
 import xxhash
+from safetensors import SafetensorError, safe_open
 from transformers import AutoImageProcessor, DetrImageProcessor, PreTrainedModel
 
 from dataflow.cloud_paths import is_cloud
@@ -124,15 +126,21 @@ def stage_directory(run: Path, stage: int, stages: int) -> Path:
 
 
 def last_checkpoint(directory: Path) -> Checkpoint | None:
-    """The last complete checkpoint of a stage; one cut short by a kill has no readable `trainer_state.json`."""
+    """The last checkpoint of a stage whose files are whole; one cut short by a kill, or damaged, is passed over."""
     found = []
     for path in sorted(directory.glob("checkpoint-*")):
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, ValueError, KeyError, SafetensorError):
             found.append(_read_checkpoint(path))
     return max(found, key=lambda checkpoint: checkpoint.step, default=None)
 
 
 def _read_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint; its files of tensors are opened, which shows whether their ends are there, but not read."""
+    for file in path.glob("*.safetensors"):
+        with safe_open(file, "pt"):  # type: ignore[no-untyped-call]
+            pass
+    if not all(is_zipfile(file) for file in path.glob("*.pt*")):
+        raise ValueError(f"{path} has a damaged file")
     state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
     step, control = int(state["global_step"]), state["stateful_callbacks"]["TrainerControl"]["args"]
     stopped = step >= int(state["max_steps"]) or bool(control["should_training_stop"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from dataflow.bridge import BatchLoader
 from dataflow.errors import UsageError
@@ -23,6 +23,7 @@ from trainers.detection_trainer import DetectionTrainer, Patience
 from trainers.detectors import part_patterns
 from trainers.recipe import Recipe
 from trainers.runs import TENSORBOARD, Checkpoint, last_checkpoint, stage_directory
+from trainers.seeds import begin_at
 from trainers.stages import PlannedStage, freeze
 from trainers.training_display import Board, ProgressLines
 from trainers.validation import Validation
@@ -31,7 +32,6 @@ from trainers.watch import Watch
 _LOGS = 50
 """How many times the losses are logged in a stage, at least."""
 _KEPT_CHECKPOINTS = 2
-_RANK_SEED = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class _StageRun:
             average=average,
         )
         if arguments.process_index:
-            set_seed(arguments.seed + _RANK_SEED * arguments.process_index)  # Noise is each process's own.
+            begin_at(arguments.seed, arguments.process_index)  # Noise is each process's own.
         if recipe.watch is not None:
             trainer.add_callback(Patience(recipe.watch))
         for callback in (ProgressLines(recipe.batch_size, stage.first_step, recipe.steps), *self.callbacks):

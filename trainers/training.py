@@ -3,30 +3,30 @@
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
-from transformers import PreTrainedModel, TrainerCallback, set_seed
+from transformers import PreTrainedModel, TrainerCallback
 
 from dataflow.errors import UsageError
 from dataflow.prepared import PreparedDataset
 from trainers import processes
 from trainers.averaging import Average
 from trainers.changes import Changes, or_as_it_was, to_json
-from trainers.recipe import Recipe, completed
+from trainers.recipe import Recipe
+from trainers.resuming import resumed
 from trainers.runs import (
     CHECKPOINTS,
     Checkpoint,
     describe_run,
     image_processor,
     is_finished,
-    last_checkpoint,
     read_description,
     save_model,
-    stage_directory,
     write_description,
 )
+from trainers.seeds import begin_at, check_seed
 from trainers.stage_training import Plan, TrainedStage, train_stages
 
 
@@ -98,14 +98,14 @@ def train(
         changes: what is to be other than the recipe has it, see `Changes`; resuming, as it was by default.
 
     Raises:
-        UsageError: `out` is not empty, or holds no run or another one to resume; no such split or an empty one; the
-            weights are not there or do not fit; the dataset does not have the view, or cannot be augmented so; a
-            number out of range.
+        UsageError: `out` is not empty, or holds no run or another one to resume; no such split, or one without
+            objects; the weights are not there or do not fit; the dataset does not have the view, or cannot be augmented
+            so; a number out of range; a batch does not fit into memory.
         DivergedError: the loss is not finite any more.
     """
     processes.begin()
-    if not dataset.splits[dataset.check_split(split)]:
-        raise UsageError(f"split {split!r} of {dataset.path} is empty", "train on another --split")
+    check_seed(seed)
+    _check_objects(dataset, split, "--split")
     out = Path(out)
     if resume:
         if not out.exists():
@@ -115,10 +115,10 @@ def train(
         weights = before["weights"] if weights is None else weights
     recipe = recipe.asked(dataset, split, **changes)
     if recipe.watch is not None:
-        dataset.check_split(recipe.watch.split)
+        _check_objects(dataset, recipe.watch.split, "--evaluate-split")
     plan = Plan(recipe, seed, split, recipe.weights if weights is None else weights)
     if resume:
-        plan = _resumed(out, plan, dataset)
+        plan = resumed(out, plan, dataset)
         if is_finished(out):
             return _summary(out, plan, read_description(out), ())
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -126,53 +126,26 @@ def train(
     return _run(dataset, plan, out, changes, callbacks)
 
 
-def _resumed(out: Path, plan: Plan, dataset: PreparedDataset) -> Plan:
-    """The plan from the last checkpoint on.
+def _check_objects(dataset: PreparedDataset, split: str, option: str) -> None:
+    """Refuse a split that nothing can be learned from, or judged by; it is read up to its first object.
 
     Raises:
-        UsageError: the run in `out` was started with other settings or on other data.
+        UsageError: there is no such split, or no object in it that is to be found.
     """
-    before = read_description(out)
-    before["recipe"] = completed(before["recipe"])
-    now = describe_run(
-        dataset,
-        plan.recipe,
-        split=plan.split,
-        seed=plan.seed,
-        weights=plan.weights,
-        weights_identity=before["weights_identity"],
-    )
-    changed = list(_differences(before, now))
-    if changed:
-        raise UsageError(
-            f"{out} was started differently: {'; '.join(changed)}", "ask for the same, or start another run"
-        )
-    stages = plan.recipe.planned_stages()
-    for stage in reversed(stages):
-        found = last_checkpoint(stage_directory(out, stage.index, len(stages)))
-        if found is not None:
-            return replace(plan, stage=stage.index, checkpoint=found)
-    return plan
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two descriptions. Another version of a library may go on with a run; `run_id` tells."""
-    found: list[str] = []
-    for key in sorted(set(before) & set(now) - {"run_id", "versions"}):
-        # One resize policy may have some of the names of another. Values of two kinds are compared as a whole.
-        alike = isinstance(before[key], Mapping) and isinstance(now[key], Mapping)
-        if alike and (not prefix or before[key].keys() == now[key].keys()):
-            found += _differences(before[key], now[key], f"{prefix}{key}.")
-        elif before[key] != now[key]:
-            found.append(f"{prefix}{key} was {before[key]}, now {now[key]}")
-    return found
+    remedy = f"choose {option} among {', '.join(dataset.splits)}"
+    if split not in dataset.splits:
+        raise UsageError(f"{dataset.path} has no split {split!r}", remedy)
+    if not dataset.splits[split]:
+        raise UsageError(f"split {split!r} of {dataset.path} is empty", remedy)
+    if not any((~record.objects.is_crowd).any() for record in dataset.records(split)):
+        raise UsageError(f"split {split!r} of {dataset.path} has no objects to be found", remedy)
 
 
 def _run(
     dataset: PreparedDataset, plan: Plan, out: Path, changes: Changes, callbacks: Sequence[TrainerCallback]
 ) -> TrainingSummary:
     recipe = plan.recipe
-    set_seed(plan.seed)
+    begin_at(plan.seed)
     start_from = plan.weights if plan.checkpoint is None else str(plan.checkpoint.path)
     model, report = recipe.build(dataset.categories, start_from, view=recipe.view)
     processes.wait()  # Until all have looked at `out`.

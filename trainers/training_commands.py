@@ -1,6 +1,8 @@
 """What each command that trains and predicts does: options to a stage, its result to lines and a dictionary."""
 
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dataflow.errors import UsageError
@@ -70,6 +72,16 @@ def _watch(arguments: Namespace) -> Any:
     return Watch(arguments.evaluate_every, **chosen)
 
 
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say of a training that is interrupted how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.add_note("the same command with --resume goes on from the last checkpoint")
+        raise
+
+
 def train(arguments: Namespace) -> dict[str, Any]:
     """`shardbox train`: a prepared dataset and a recipe to a run."""
     from dataflow.prepared import PreparedDataset
@@ -81,7 +93,7 @@ def train(arguments: Namespace) -> dict[str, Any]:
 
     dataset, recipe = PreparedDataset(arguments.dataset), find_recipe(arguments.recipe)
     look_first(dataset, arguments)
-    with trained_here(arguments.out, arguments.resume) as (out, callbacks):
+    with trained_here(arguments.out, arguments.resume) as (out, callbacks), _resumable():
         summary = train_run(
             dataset,
             recipe,
@@ -98,6 +110,8 @@ def train(arguments: Namespace) -> dict[str, Any]:
     result |= {"model_step": summary.model_step, "evaluations": list(summary.evaluations)}
     if not is_first():
         return result
+    if summary.first_step == summary.steps:
+        print("no step was left to do")
     print(
         f"trained {recipe.name} to step {summary.steps} in {summary.seconds:.0f} s; "
         f"{summary.trainable_parameters / 1e6:.2f} M parameters, loss {summary.loss:.3f}"

@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 
 from dataflow.batches import Batch, normalise
 from dataflow.bridge import BatchLoader
-from dataflow.errors import UsageError
 from dataflow.images import RgbImage
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Predictions
@@ -42,10 +41,10 @@ class Validation:
     """A split that is evaluated again and again.
 
     Detections go to the evaluation batch by batch, as boxes in the original images; neither raw outputs nor pixels are
-    kept. Processes share the images, each of which is seen once.
+    kept. Processes share the images, each of which is seen once. There is an object to be found in the split.
 
     Raises:
-        UsageError: there is no such split, or it has nothing to compare with.
+        UsageError: there is no such split.
     """
 
     def __init__(self, dataset: PreparedDataset, recipe: Recipe, watch: Watch, rank: int, world_size: int) -> None:
@@ -54,10 +53,6 @@ class Validation:
         self._classes = len(dataset.categories)
         align = recipe.view.align or "none" if dataset.layout.kind == "pairs" else "none"
         self._truths, _ = read_truths(dataset, watch.split, align)
-        if not any((~record.objects.is_crowd).any() for record in self._truths):
-            raise UsageError(
-                f"split {watch.split!r} of {dataset.path} has no objects to be found", "evaluate on another split"
-            )
         self.loader = BatchLoader(
             dataset,
             watch.split,

@@ -29,8 +29,10 @@ class Watch:
     """How many of the split's images TensorBoard shows, with truth and detections."""
 
     def __post_init__(self) -> None:
-        if self.every < 1 or (self.patience is not None and self.patience < 1):
-            raise UsageError(f"{self}", "give positive numbers")
+        if self.every < 1:
+            raise UsageError(f"an evaluation every {self.every} steps", "give at least 1")
+        if self.patience is not None and self.patience < 1:
+            raise UsageError(f"a patience of {self.patience} evaluations", "give at least 1")
         if self.best not in FIGURES:
             raise UsageError(f"the best by {self.best!r}", f"choose from {', '.join(FIGURES)}")
 

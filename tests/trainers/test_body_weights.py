@@ -254,7 +254,9 @@ def test_a_backbone_that_does_not_load_stops_the_run(tmp_path: Path, change, mes
 )
 def test_a_model_of_timm_of_another_family_is_refused(tmp_path: Path, architecture: str, message: str):
     """Its configuration would take the place of the recipe's, so that all of its tensors would fit."""
-    save_file(timm.create_model("resnet18", **KINDS["timm resnet"].options).state_dict(), tmp_path / "model.safetensors")
+    save_file(
+        timm.create_model("resnet18", **KINDS["timm resnet"].options).state_dict(), tmp_path / "model.safetensors"
+    )
     arguments = {name: list(value) for name, value in KINDS["timm resnet"].options.items()}
     write_json(tmp_path / "config.json", {"architecture": architecture, "model_args": arguments})
     with pytest.raises(UsageError, match=message):

@@ -158,13 +158,13 @@ def test_a_loss_that_does_not_fall_is_refused_with_its_images(dataset: PreparedD
     assert not any("ready" in line for line in found.lines())
 
 
-@pytest.mark.parametrize("rate", [1e20, float("inf")])
+@pytest.mark.parametrize("rate", [1e20, 1e30])
 def test_a_loss_that_is_no_number_is_refused_with_its_images(dataset: PreparedDataset, rate: float) -> None:
     found = preflight(dataset, replace(SHORT, learning_rate=rate, clip_norm=1e30).asked(dataset))
     overfit = by_name(found)["overfit"]
     assert overfit.level == "bad"
     assert "the loss is" in overfit.says and "image" in overfit.says
-    assert "learning_rate" in overfit.remedy
+    assert "--learning-rate" in overfit.remedy
 
 
 def test_a_model_of_which_nothing_trains_is_refused(dataset: PreparedDataset) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,10 +19,10 @@ from dataflow.bridge import BatchLoader
 from dataflow.errors import UsageError
 from dataflow.padding import PadToLargest, PadToSize
 from dataflow.prepared import PreparedDataset
-from dataflow.records import Categories
+from dataflow.records import Categories, Objects
 from dataflow.resize import FixedSize, KeepSize, LongestEdge, Resize, ResizePolicy
 from dataflow.view import View
-from tests.trainers.small_sets import TWO_CLASSES, squares, write_dataset
+from tests.trainers.small_sets import TWO_CLASSES, square_picture, squares, write_dataset
 from tests.trainers.tiny_recipes import TINY, TINY_DETR
 from trainers import stage_training
 from trainers.detection_trainer import parameter_groups
@@ -29,11 +30,14 @@ from trainers.detr_recipes import detr_small
 from trainers.divergence import DivergedError
 from trainers.runs import image_processor, last_checkpoint, load_run, save_model
 from trainers.training import train
+from trainers.watch import Watch
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
-    splits = {"train": list(squares(10)), "validation": list(squares(4)), "nothing": []}
+    ignored = Objects(np.array([[2, 2, 20, 20]]), np.array([0]), is_crowd=np.array([True]))
+    bare = [square_picture("bare", (32, 40), objects) for objects in (ignored.only(np.array([False])), ignored)]
+    splits = {"train": list(squares(10)), "validation": list(squares(4)), "nothing": [], "bare": bare}
     return write_dataset(tmp_path_factory.mktemp("data"), splits)
 
 
@@ -126,13 +130,15 @@ def test_a_stopped_run_goes_on_to_the_very_weights(recipe, dataset, tmp_path: Pa
     assert other.losses != whole.losses
 
 
-def test_a_checkpoint_cut_short_by_a_kill_is_passed_over(finished: Path, dataset, tmp_path: Path):
+@pytest.mark.parametrize("cut", ["trainer_state.json", "model.safetensors", "optimizer.pt", "rng_state.pth"])
+def test_a_checkpoint_with_a_file_cut_short_is_passed_over(cut: str, finished: Path, dataset, tmp_path: Path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     expected = weights(run)
     for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
         (run / name).unlink()
-    (run / "checkpoints" / "checkpoint-6" / "trainer_state.json").write_text('{"global_st')
+    damaged = run / "checkpoints" / "checkpoint-6" / cut
+    damaged.write_bytes(damaged.read_bytes()[:-100])
     found = last_checkpoint(run / "checkpoints")
     assert found is not None and (found.path.name, found.step, found.stopped) == ("checkpoint-4", 4, False)
     assert train(dataset, TINY, run, resume=True).first_step == 4
@@ -176,8 +182,11 @@ def test_what_cannot_be_resumed_is_refused(finished: Path, dataset, tmp_path: Pa
         train(dataset, TINY, finished, seed=5, resume=True)
     with pytest.raises(UsageError, match=r"recipe\.learning_rate was 0\.002, now 0\.1; .*recipe\.steps was 6, now 9"):
         train(dataset, replace(TINY, learning_rate=0.1), finished, steps=9, resume=True)
-    with pytest.raises(UsageError, match="split was train, now validation"):
+    with pytest.raises(UsageError, match="split was train, now validation; --resume goes on with what was chosen then"):
         train(dataset, TINY, finished, split="validation", resume=True)
+    other = write_dataset(tmp_path, {"train": list(squares(9))})
+    with pytest.raises(UsageError, match=r"dataset\.fingerprint was [0-9a-f]{12}, now [0-9a-f]{12};"):
+        train(other, TINY, finished, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -237,11 +246,24 @@ def test_a_run_trains_at_the_size_and_on_the_canvas_of_its_recipe(dataset, tmp_p
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(finished: Path, dataset, tmp_path: Path):
     with pytest.raises(UsageError, match=r"exists and is not empty; give another directory, or --resume"):
         train(dataset, TINY, finished)
-    for split, message in (("test", "has no split 'test'"), ("nothing", "split 'nothing' of .* is empty")):
-        with pytest.raises(UsageError, match=message):
+    for split, message in (
+        ("test", "has no split 'test'"),
+        ("nothing", "split 'nothing' of .* is empty"),
+        ("bare", "split 'bare' of .* has no objects to be found"),
+    ):
+        with pytest.raises(UsageError, match=f"{message}; choose --split among .*train"):
             train(dataset, TINY, tmp_path / "run", split=split)
-    with pytest.raises(UsageError, match="steps is -1"):
-        train(dataset, TINY, tmp_path / "run", steps=-1)
+        with pytest.raises(UsageError, match=f"{message}; choose --evaluate-split among .*train"):
+            train(dataset, TINY, tmp_path / "run", watch=Watch(1, split=split))
+    for changes, message in (
+        ({"steps": -1}, "steps is -1"),
+        ({"epochs": math.inf}, "inf epochs"),
+        ({"learning_rate": math.inf}, "learning_rate is inf"),
+        ({"seed": -1}, "the seed is -1; give a whole number from 0 to 2147483647"),
+        ({"seed": 2**31}, "the seed is 2147483648"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            train(dataset, TINY, tmp_path / "run", **changes)
     with pytest.raises(UsageError, match="is no checkpoint"):
         train(dataset, TINY, tmp_path / "run", weights=str(tmp_path))
     assert not (tmp_path / "run").exists()
@@ -269,6 +291,23 @@ def test_a_loss_that_is_no_number_stops_training_and_names_the_images(build, dat
     ) as e:
         train(dataset, replace(TINY, build=with_nan), tmp_path / "run")
     assert e.value.exit_status == 1
+
+
+@pytest.mark.parametrize("scale", [2**60, None], ids=["as Linux says it", "as a GPU says it"])
+def test_a_batch_that_does_not_fit_into_memory_says_what_to_lower(scale: int | None, dataset, tmp_path: Path):
+    def build(categories: Categories, source: str | None, *, view: View = View()):
+        model, report = TINY.build(categories, source, view=view)
+
+        def overfill(*_: object) -> None:
+            if scale is None:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            torch.empty(scale)
+
+        model.backbone.register_forward_pre_hook(overfill)
+        return model, report
+
+    with pytest.raises(UsageError, match=r"^3 images on \d+x\d+ px do not fit into memory; lower --batch-size"):
+        train(dataset, replace(TINY, build=build), tmp_path / "run")
 
 
 def test_parameter_groups_split_rates_and_decay():

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from dataflow.prepared import PreparedDataset
 from tests.trainers.small_sets import squares, write_dataset
+from trainers import training
 from trainers.cli import main
 
 VARIED = (
@@ -43,7 +44,8 @@ def test_every_option_reaches_the_run(dataset: PreparedDataset, tmp_path: Path, 
     checkpoint = run / "checkpoints" / f"checkpoint-{known['model_step']}"
     assert load_file(checkpoint / "average.safetensors").keys() == load_file(run / "model.safetensors").keys()
     before = known
-    assert main([*words, "--resume"]) == 0  # It is finished.
+    assert main([*words, "--resume"]) == 0
+    assert capsys.readouterr().out.startswith("no step was left to do\n")
     assert json.loads((run / "run.json").read_text()) == before
 
 
@@ -55,7 +57,12 @@ def test_every_option_reaches_the_run(dataset: PreparedDataset, tmp_path: Path, 
         (("--pad", "no"), "--pad no; write largest"),
         (("--ema", "1.5"), "ema is 1.5; give a decay between 0 and 1"),
         (("--accumulate", "3"), "8 images a step in 3 parts; accumulate a divisor"),
-        (("--evaluate-every", "2"), "has no split 'validation'"),
+        (("--evaluate-every", "2"), "has no split 'validation'; choose --evaluate-split among"),
+        (("--evaluate-every", "0"), "an evaluation every 0 steps; give at least 1"),
+        (("--evaluate-every", "1", "--patience", "0"), "a patience of 0 evaluations; give at least 1"),
+        (("--seed", "-1"), "the seed is -1"),
+        (("--seed", "-1", "--preflight"), "the seed is -1"),
+        (("--epochs", "inf"), "inf epochs; give a positive number"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(words, said: str, dataset, tmp_path: Path, capsys) -> None:
@@ -64,3 +71,16 @@ def test_what_cannot_be_is_refused_in_one_line(words, said: str, dataset, tmp_pa
     lines = [line for line in capsys.readouterr().err.splitlines() if line]
     assert said in lines[-1]
     assert not out.exists()
+
+
+def test_an_interrupted_training_says_how_it_goes_on(dataset, tmp_path: Path, capsys, monkeypatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train_stages", interrupted)
+    words = ["train", str(dataset.path), "--recipe", "dense_cnn_small", "--steps", "1", "--out", str(tmp_path / "run")]
+    assert main(words) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "shardbox train: stopped; the same command with --resume goes on from the last checkpoint"
+    monkeypatch.undo()
+    assert main([*words, "--resume"]) == 0

@@ -59,10 +59,11 @@ class FloatCanvas:
     dtype: type[np.generic] = np.float32
 
     def __init__(self, normalisation: Normalisation) -> None:
-        from dataflow.float_pixels import put_normalised
+        from dataflow.float_pixels import put_normalised, repeated
 
         self._put = put_normalised
-        self._levels = [shares_to_levels(values).numpy() for values in (normalisation.mean, normalisation.std)]
+        shift, scale = (shares_to_levels(values).numpy() for values in (normalisation.mean, normalisation.std))
+        self._levels = repeated(shift, scale)
 
     def room(self, size: Size, pixels: npt.NDArray[Any]) -> RgbImage | None:
         """None: an image is made of bytes first."""
@@ -74,8 +75,7 @@ class FloatCanvas:
         if len(images) > 1:
             image = np.empty((*image.shape[:2], pixels.shape[2]), np.uint8)
             cv2.mixChannels(list(images), [image], _SIX_CHANNELS)
-        shift, scale = (np.tile(levels, len(images)) for levels in self._levels)
-        self._put(image, shift, scale, pixels)
+        self._put(image, self._levels, pixels)
 
 
 Canvas = ByteCanvas | FloatCanvas

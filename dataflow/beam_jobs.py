@@ -34,8 +34,9 @@ try:
     from apache_beam.metrics import Metrics, MetricsFilter
     from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
     from apache_beam.portability import python_urns
-    from apache_beam.portability.api import beam_fn_api_pb2
+    from apache_beam.portability.api import beam_fn_api_pb2, beam_provision_api_pb2
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner, worker_handlers
+    from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
     from apache_beam.runners.portability.local_job_service import SubprocessSdkWorker
     from apache_beam.runners.runner import create_runner
     from apache_beam.transforms.environments import ExternalEnvironment
@@ -370,7 +371,10 @@ def _tell(paths: Mapping[str, str]) -> None:
 def question(address: str, paths: Mapping[str, str]) -> str:
     """The `answer` of a worker that the pool at `address` starts. Waits for ever where none comes."""
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    runner = FnApiRunner(default_environment=ExternalEnvironment(address))
+    # Without files for the workers. The runner's own words for that are a token, by which the boot program of containers
+    # asks for files in a manner that the runner does not know any more.
+    nothing = ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo())
+    runner = FnApiRunner(default_environment=ExternalEnvironment(address), provision_info=nothing)
     pipeline = beam.Pipeline(runner=runner, options=PipelineOptions([]))
     _ = pipeline | beam.Create([dict(paths)]) | beam.Map(_tell)
     result = pipeline.run()

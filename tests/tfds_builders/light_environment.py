@@ -21,7 +21,7 @@ def make_light_environment(folder: Path) -> Path:
         shutil.copytree(ROOT / package, tree / package)
     python = folder / "environment" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", folder / "environment"], check=True, timeout=300)
-    [extras] = set(re.findall(r"^ARG EXTRAS=(\S+)", (ROOT / "Dockerfile").read_text(), re.M))
+    extras = re.findall(r"^ARG EXTRAS=(\S+)", (ROOT / "Dockerfile").read_text(), re.M)[0]
     install = [python, "-m", "pip", "install", "--quiet", "--constraint", "requirements.lock", f".[{extras}]"]
     done = subprocess.run(install, cwd=tree, check=False, timeout=900, capture_output=True, text=True)
     if done.returncode and "No matching distribution" in done.stderr and "connection" in done.stderr.lower():

@@ -10,7 +10,6 @@ prints a table.
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,8 @@ def loss(run: Run) -> Points:
 
 def sheet(title: str, label: str, runs: Sequence[Run], points: Callable[[Run], Points]) -> str:
     """A picture that stands on its own, on light paper and on dark: a plot for each recipe, two beside each other."""
-    from trainers.charts import PALETTE_DARK, PALETTE_LIGHT, STYLE
+    from tfds_builders.pages.markup import Markup, el
+    from tfds_builders.pages.page import chart_style
 
     by_recipe: dict[str, list[Run]] = {}
     for run in runs:
@@ -59,23 +59,19 @@ def sheet(title: str, label: str, runs: Sequence[Run], points: Callable[[Run], P
     parts = []
     for place, (name, own) in enumerate(by_recipe.items()):
         x, y = place % columns * WIDTH, place // columns * (HEIGHT + HEADING)
-        parts.append(f'<text class="name" x="{x + INDENT}" y="{y + 20}">{escape(name)}</text>')
-        drawn = panel(name, label, own, points)
-        parts.append(drawn.replace("<svg ", f'<svg x="{x}" y="{y + HEADING}" width="{WIDTH}" height="{HEIGHT}" ', 1))
+        parts.append(el("text", name, class_="name", x=x + INDENT, y=y + 20))
+        parts.append(el("svg", panel(name, label, own, points), x=x, y=y + HEADING, width=WIDTH, height=HEIGHT))
     width, height = columns * WIDTH, -(-len(by_recipe) // columns) * (HEIGHT + HEADING)
-    colours = f"svg{{{PALETTE_LIGHT}}}@media(prefers-color-scheme:dark){{svg{{{PALETTE_DARK}}}}}"
-    style = f"<style>{colours}{STYLE}.name {{ font: bold 13px system-ui, sans-serif; fill: var(--ink); }}</style>"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(title)}">{style}<rect width="100%" height="100%" style="fill:var(--paper)"/>\n'
-        + "\n".join(parts)
-        + "</svg>\n"
-    )
+    style = f"{chart_style()}.name {{ font: bold 13px system-ui, sans-serif; fill: var(--ink); }}"
+    back = el("rect", class_="back", width="100%", height="100%")
+    named = {"xmlns": "http://www.w3.org/2000/svg", "role": "img", "aria_label": title}
+    return el("svg", el("style", Markup(style)), back, parts, viewBox=f"0 0 {width} {height}", **named) + "\n"
 
 
-def panel(name: str, label: str, runs: Sequence[Run], points: Callable[[Run], Points]) -> str:
-    """The plot of one recipe's runs."""
-    from trainers.plots import Axis, Mark, plot
+def panel(name: str, label: str, runs: Sequence[Run], points: Callable[[Run], Points]) -> Any:
+    """The plot of one recipe's runs, an `<svg>` element."""
+    from trainers.axes import Axis
+    from trainers.plots import Mark, plot
 
     last = max(step for run in runs for step, _ in points(run))
     high = max(1.0, *(value for run in runs for _, value in points(run)))

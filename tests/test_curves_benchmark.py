@@ -58,7 +58,7 @@ def test_every_recipe_has_a_plot_and_every_run_a_line_and_a_row(curves, tmp_path
         "| `other` | - | 0 | 0.125 | 0.125 at 10 |",
     ]
     sheet = ElementTree.parse(tmp_path / "drawn-ap50.svg").getroot()
-    plots = sheet.findall(f"{SVG}svg")
+    plots = sheet.findall(f"{SVG}svg/{SVG}svg")
     assert [text.text for text in sheet.findall(f"{SVG}text")] == ["small <1>", "other"]
     assert [len(plot.findall(f"{SVG}g")) for plot in plots] == [2, 1]
     first, second = plots[0].findall(f"{SVG}g")

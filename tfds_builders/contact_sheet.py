@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
@@ -24,12 +23,12 @@ from dataflow.records import FramePair, Objects
 from dataflow.registration import AlignmentError, Method
 from dataflow.schema import example_image_id, example_to_pair
 from dataflow.shards import ShardResult
-from tfds_builders.audit.markup import fill_page, html_path, html_text, plural
 from tfds_builders.audit.pictures import Corners, draw_boxes, make_thumbnail
 from tfds_builders.differences import DifferenceLoader
+from tfds_builders.pages.markup import Content, Markup, el, markup, path_text, plural
+from tfds_builders.pages.page import Card, Section, cards, facts, note, page
 
 CONTACT_SHEET: Final = "diff.html"
-_TEMPLATE = "contact_sheet.html"
 # Longer side of a picture.
 _LEAST_PX, _MOST_PX = 320, 400
 # More boxes than this would hide what they are around.
@@ -61,9 +60,9 @@ class _Entry:
 
 @dataclass(frozen=True)
 class _Sight:
-    """What is to be seen of a pair, as HTML: its pictures, and how its frame moved."""
+    """What is to be seen of a pair: its pictures, and how its frame moved."""
 
-    pictures: tuple[str, ...]
+    pictures: tuple[Markup, ...]
     movement: str = ""
 
 
@@ -72,7 +71,7 @@ def write_contact_sheet(
 ) -> None:
     """Write the page of the pairs that came off worst: at most 24, refused ones first, then by score and change.
 
-    It is bounded, whatever the dataset: only the shards of these pairs are read, and texts are cut at 300 characters.
+    It is bounded, whatever the dataset: only the shards of these pairs are read, and texts are cut at 600 characters.
 
     Args:
         path: the file to write.
@@ -84,17 +83,8 @@ def write_contact_sheet(
     counts = merge_counts(result.alignment for result in results if result.alignment is not None)
     entries = _entries(results)
     sights = {entry.pair_id: sight for entry, sight in _sights(pairs, loader, entries)}
-    template = files("tfds_builders").joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    sections = (
-        _header(name, loader.align, counts),
-        "<main>",
-        _introduction(loader.align, counts, entries),
-        *(_section(entry, sights[entry.pair_id]) for entry in entries),
-        "</main>",
-        _footer(),
-    )
-    page = fill_page(template, title=f"Differences of {html_text(name)}", body="\n".join(sections))
-    path.write_text(page, encoding="utf-8")
+    sections = (_scores(counts), _worst(loader.align, counts, [(entry, sights[entry.pair_id]) for entry in entries]))
+    path.write_text(page("differences", name, _headline(loader.align, counts), sections, _foot()), encoding="utf-8")
 
 
 def _entries(results: Sequence[ShardResult]) -> list[_Entry]:
@@ -159,7 +149,7 @@ def _boxes(objects: Objects, shown: npt.NDArray[np.bool_] | None = None) -> list
     return kept[:_BOXES]
 
 
-def _picture(pixels: RgbImage, boxes: list[tuple[Corners, str]], caption: str) -> str:
+def _picture(pixels: RgbImage, boxes: list[tuple[Corners, str]], caption: str) -> Markup:
     height, width = pixels.shape[:2]
     small = pixels
     # Halving first takes a tenth of the time of one step to any size.
@@ -190,87 +180,78 @@ def movement_in_words(homography: Matrix, size: Size) -> str:
     return ", ".join(parts) or "stood still"
 
 
-def _header(name: str, method: Method, counts: AlignmentCounts) -> str:
+def _headline(method: Method, counts: AlignmentCounts) -> Markup:
     summary = counts.summary()
-    figures = [(f"{counts.pairs:,}", "differences")]
+    shown = [Card("differences", f"{counts.pairs:,}")]
     if method != "none":
-        figures += [(f"{counts.refused:,}", "refused")]
-        figures += [(f"{summary['mean_residual_px']:.2f} px", "mean residual")] if counts.aligned else []
-        figures += [(f"{summary['mean_score']:.2f}", "mean score")] if counts.aligned else []
-    figures += [(f"{summary['mean_change']:.1f}", "mean change, grey levels")] if counts.pairs else []
-    drawn = "".join(f"<div><b>{figure}</b><span>{meaning}</span></div>" for figure, meaning in figures)
+        shown += [Card("refused", f"{counts.refused:,}", "could not be aligned")]
+    if method != "none" and counts.aligned:
+        shown += [Card("mean residual", f"{summary['mean_residual_px']:.2f} px", "of matched corners")]
+        shown += [Card("mean score", f"{summary['mean_score']:.2f}", "1 is perfect")]
+    if counts.pairs:
+        shown += [Card("mean change", f"{summary['mean_change']:.1f}", "grey levels of 255")]
     models = ", ".join(f"{count:,} {_MODELS[model]}" for model, count in counts.models.items())
     said = "Nothing was aligned." if method == "none" else f"Aligned by {_METHODS[method]}: {models or 'none'}."
-    return (
-        f'<header><p class="eyebrow">Shardbox differences</p><h1>{html_text(name)}</h1><div class="box">'
-        f'<div class="sum">{drawn}</div><p class="told">{said}</p>{_scores(counts)}</div></header>'
-    )
+    return markup(el("p", said, class_="lead"), cards(shown))
 
 
-def _scores(counts: AlignmentCounts) -> str:
+def _scores(counts: AlignmentCounts) -> Section | None:
     """A bar for each step of the score, from the least that there is."""
     if not counts.scores:
-        return ""
+        return None
     first = min(map(int, counts.scores))
     first -= first % 5
     values = [counts.scores.get(str(step), 0) for step in range(first, SCORE_STEPS)]
     highest = max(values)
     # What is there at all must be seen.
-    bars = "".join(f'<i style="--h:{max(4, 100 * n / highest) if n else 0:.1f}%"></i>' for n in values)
+    bars = [el("i", style=f"--v:{max(4, 100 * n / highest) if n else 0:.1f}%") for n in values]
     label = f"distribution of {plural(counts.aligned, 'score')} from {first / SCORE_STEPS:.1f} to 1"
-    return (
-        f'<h3>How well they align</h3><div class="bars" role="img" aria-label="{label}">{bars}</div>'
-        f'<div class="ends"><span>score {first / SCORE_STEPS:.1f}</span><span>1.0</span></div>'
-    )
+    ends = el("div", el("span", f"score {first / SCORE_STEPS:.1f}"), el("span", "1.0"), class_="ends")
+    drawn = markup(el("div", bars, class_="bars", role="img", aria_label=label), ends)
+    return Section("scores", "How well they align", drawn)
 
 
-def _introduction(method: Method, counts: AlignmentCounts, entries: Sequence[_Entry]) -> str:
-    if not entries:
-        return '<section class="box"><p>There is no pair to show.</p></section>'
+def _worst(method: Method, counts: AlignmentCounts, shown: Sequence[tuple[_Entry, _Sight]]) -> Section:
+    if not shown:
+        return Section("worst", "Pairs", el("p", "There is no pair to show."))
     order = (
         "Those that change most come first: where the camera moved, the whole picture lights up."
         if method == "none"
         else "Refused ones come first, then those of the least score."
     )
-    which = f"The worst {len(entries)} of {plural(counts.pairs + counts.refused, 'pair')}."
-    return (
-        f'<p class="soft">{which} {order}</p><p class="soft"><span class="key">where an object is</span>'
-        '<span class="key before">where one was before</span></p>'
+    legend = note(
+        el("span", "where an object is", class_="swatch"), el("span", "where one was before", class_="swatch before")
     )
+    title = f"The worst {len(shown)} of {plural(counts.pairs + counts.refused, 'pair')}"
+    return Section("worst", title, markup(note(order), legend, [_pair(*item) for item in shown]), kind="")
 
 
-def _section(entry: _Entry, sight: _Sight) -> str:
+def _pair(entry: _Entry, sight: _Sight) -> Markup:
     """One pair: what was found, and its pictures."""
-    state, told = "", ""
-    facts: list[tuple[str, str]] = []
+    state, told = None, None
+    found: list[tuple[str, Content]] = []
     if entry.refusal is not None:
-        state = '<span class="chip error">refused</span>'
-        told = f'<p class="told">{html_text(entry.refusal.value)} <em>{html_text(entry.refusal.remedy)}</em></p>'
+        state = el("span", "refused", class_="state error")
+        told = el("p", entry.refusal.value, el("em", entry.refusal.remedy), class_="told")
     if entry.found is not None:
-        found = entry.found
-        if found.model is not None:
-            facts += [("score", f"{found.score:.2f}"), ("residual", f"{found.residual:.2f} px")]
-            facts += [("model", found.model), ("the picture", sight.movement)]
-        facts.append(("change", f"{found.change:.1f} grey levels"))
-    rows = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
-    listed = f'<dl class="facts">{rows}</dl>' if rows else ""
-    return (
-        f'<section class="box"><div class="head"><h2>{html_path(entry.pair_id)}</h2>'
-        f'{state}<span class="soft">{html_text(entry.shard[0])}</span></div>'
-        f"{listed}{told}{_sheet(sight)}</section>"
-    )
-
-
-def _sheet(sight: _Sight) -> str:
+        if entry.found.model is not None:
+            found += [("score", f"{entry.found.score:.2f}"), ("residual", f"{entry.found.residual:.2f} px")]
+            found += [("model", entry.found.model), ("the picture", sight.movement)]
+        found.append(("change", f"{entry.found.change:.1f} grey levels"))
+    head = el("div", el("h3", path_text(entry.pair_id)), state, note(entry.shard[0]), class_="head")
     kind = "sheet three" if len(sight.pictures) == 3 else "sheet"
-    return f'<div class="{kind}">{"".join(sight.pictures)}</div>'
+    sheet = el("div", sight.pictures, class_=kind)
+    return el("article", head, facts(found, flow=True) if found else None, told, sheet, class_="box")
 
 
-def _footer() -> str:
-    return (
-        "<footer><p>Score: the mean correlation of the detail of both frames once aligned, from 0 to 1. Residual: root "
-        "mean square distance of the matched corners from the movement that was found. Change: mean distance of the "
-        f"difference from no change. At most {WORST} pairs and {_BOXES} boxes of each are shown; "
-        '<a href="manifest.json">manifest.json</a> has the counts, <a href="audit.html">audit.html</a> every pair that '
-        "was kept out.</p></footer>"
+def _foot() -> Markup:
+    return el(
+        "p",
+        "Score: the mean correlation of the detail of both frames once aligned, from 0 to 1. Residual: root mean "
+        "square distance of the matched corners from the movement that was found. Change: mean distance of the "
+        f"difference from no change. At most {WORST} pairs and {_BOXES} boxes of each are shown; ",
+        el("a", "manifest.json", href="manifest.json"),
+        " has the counts, ",
+        el("a", "audit.html", href="audit.html"),
+        " every pair that was kept out.",
     )

@@ -1,14 +1,11 @@
-"""Bars and maps as SVG for pages, drawn here so that a page needs neither a plotting library nor a network.
-
-Colours are the page's (`.plot`, `.heat` in its style), so that a plot follows it into the dark.
-"""
+"""Bars and maps as SVG for pages, in the colours of the page that holds them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from math import log2
 
 from dataflow.tallies import Heat
+from tfds_builders.pages.markup import Markup, el
 
 _WIDTH, _HEIGHT = 520, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 16, 12, 26
@@ -42,7 +39,7 @@ def log_bars(title: str, counts: Mapping[str, int], unit: str, marks: Sequence[f
     )
 
 
-def draw_bars(bars: Bars) -> str:
+def draw_bars(bars: Bars) -> Markup:
     """The histogram as an `<svg>` element; each bar says what it is to who points at it."""
     top = max(1, *bars.values, 1)
     width = (_WIDTH - _LEFT - _RIGHT) / max(1, len(bars.values))
@@ -55,37 +52,45 @@ def draw_bars(bars: Bars) -> str:
     for place, (value, name) in enumerate(zip(bars.values, bars.names, strict=True)):
         if value:
             height = max(1.0, value / top * (floor - _TOP))
-            drawn.append(
-                f'<rect class="b" x="{x(place) + 0.5:.1f}" y="{floor - height:.1f}" width="{max(1.0, width - 1):.1f}" '
-                f'height="{height:.1f}"><title>{escape(name)}: {value:,}</title></rect>'
-            )
-    drawn += [f'<line class="mark" x1="{x(m):.1f}" x2="{x(m):.1f}" y1="{_TOP}" y2="{floor}"/>' for m in bars.marks]
-    drawn += [
-        f'<text x="{x(place):.1f}" y="{floor + 17}" text-anchor="middle">{escape(text)}</text>'
-        for place, text in bars.ticks.items()
-    ]
-    return (
-        f'<svg class="plot" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(bars.title)}">'
-        f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{floor}" y2="{floor}"/>'
-        f'<text x="{_LEFT - 7}" y="{_TOP + 9}" text-anchor="end">{top:,}</text>'
-        f'<text x="{_LEFT - 7}" y="{floor}" text-anchor="end">0</text>{"".join(drawn)}</svg>'
+            sides = {"width": max(1.0, width - 1), "height": height}
+            told = el("title", f"{name}: {value:,}")
+            drawn.append(el("rect", told, class_="b", x=x(place) + 0.5, y=floor - height, **sides))
+    drawn += [el("line", class_="mark", x1=x(m), x2=x(m), y1=_TOP, y2=floor) for m in bars.marks]
+    drawn += [el("text", text, x=x(place), y=floor + 17, text_anchor="middle") for place, text in bars.ticks.items()]
+    return el(
+        "svg",
+        el("line", class_="axis", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=floor, y2=floor),
+        el("text", f"{top:,}", x=_LEFT - 7, y=_TOP + 9, text_anchor="end"),
+        el("text", "0", x=_LEFT - 7, y=floor, text_anchor="end"),
+        drawn,
+        class_="chart",
+        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
+        role="img",
+        aria_label=bars.title,
     )
 
 
-def draw_heat(heat: Heat, aspect: float) -> str:
+def draw_heat(heat: Heat, aspect: float) -> Markup:
     """A map of counts (rows, columns) over an image of this width / height as `<svg>`, the largest in full colour."""
     top = max(1, int(heat.max()))
     rows, columns = heat.shape
     width = aspect * rows / columns
-    cells = "".join(
-        f'<rect x="{column * width:.3f}" y="{row}" width="{width * 1.02:.3f}" height="1.02" '
-        f'fill-opacity="{heat[row, column] / top:.3f}"><title>{int(heat[row, column]):,}</title></rect>'
+    cells = [
+        el(
+            "rect",
+            el("title", f"{int(heat[row, column]):,}"),
+            x=f"{column * width:.3f}",
+            y=row,
+            width=f"{width * 1.02:.3f}",
+            height="1.02",
+            fill_opacity=f"{heat[row, column] / top:.3f}",
+        )
         for row in range(rows)
         for column in range(columns)
         if heat[row, column]
-    )
+    ]
     box = f"0 0 {columns * width:.3f} {rows}"
-    return f'<svg class="heat" viewBox="{box}" role="img" aria-label="where objects are">{cells}</svg>'
+    return el("svg", cells, class_="map", viewBox=box, role="img", aria_label="where objects are")
 
 
 def _short(value: float) -> str:

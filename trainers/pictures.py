@@ -1,9 +1,7 @@
 """Pictures for a report: the frames of an example, and truth and predictions drawn over them."""
 
-import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import cv2
@@ -14,12 +12,20 @@ from dataflow.images import RgbImage
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Change, ImageRecord, Predictions
 from dataflow.schema import example_image_id
+from tfds_builders.pages.markup import Markup, el, jpeg_address, markup, plural
 from trainers.error_types import ImageErrors
 from trainers.frames import Frame, Role, aligned_pixels, to_example
 from trainers.matching import ImageMatches, Verdict
 
 _LONG_SIDE = 640
 _QUALITY = 82
+_KINDS = {
+    "tp": "right detection",
+    "fp": "wrong detection",
+    "fn": "missed object",
+    "truth": "found object",
+    "crowd": "does not count",
+}
 
 
 @dataclass(frozen=True)
@@ -88,28 +94,49 @@ def draw_panel(
     errors: ImageErrors | None = None,
     picture: str = "",
     again: bool = False,
-) -> str:
-    """A frame as an `<svg>` element with its picture inside and the boxes over it; all text escaped.
+) -> Markup:
+    """A frame as an `<svg>` element with its picture inside and the boxes over it.
 
     `matches` is what to show: detections it has `CUT` are left out; `errors` say what kind each error is. A `picture`
     that has an id in the page can be shown `again` without being there twice.
     """
     height, width = panel.size
     text_size = max(height, width) / 36
-    boxes = "".join(_draw_box(box, text_size) for box in _boxes(record, predictions, (matches, errors), names))
-    label = f"{panel.title} of {record.image_id} with {matches.count(Verdict.TP)} right and "
-    label += f"{matches.count(Verdict.FP)} wrong detections and {matches.count(Verdict.FN)} missed objects"
+    boxes = [_draw_box(box, text_size) for box in _boxes(record, predictions, (matches, errors), names)]
+    label = f"{panel.title} of {record.image_id} with {plural(matches.count(Verdict.TP), 'right detection')}, "
+    label += f"{matches.count(Verdict.FP):,} wrong and {plural(matches.count(Verdict.FN), 'missed object')}"
     if again:
-        shown = f'<use href="#{picture}"/>'
+        shown = el("use", href=f"#{picture}")
     else:
-        name = f' id="{picture}"' if picture else ""
-        data = base64.b64encode(panel.jpeg).decode()
-        shown = f'<image{name} width="{width}" height="{height}" preserveAspectRatio="none" '
-        shown += f'href="data:image/jpeg;base64,{data}"/>'
-    return (
-        f'<svg class="panel" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
-        f"{shown}{boxes}</svg>"
-    )
+        sides = {"width": width, "height": height}
+        address = jpeg_address(panel.jpeg)
+        shown = el("image", id=picture or None, **sides, preserveAspectRatio="none", href=address)
+    box = f"0 0 {width} {height}"
+    return el("svg", shown, boxes, class_="panel", viewBox=box, role="img", aria_label=label)
+
+
+def switches(roles: Sequence[Role], chosen: str) -> Markup:
+    """The legend of boxes, which also switches them on and off, and which frame is shown where there are several."""
+    boxes = [
+        el("label", el("input", type="checkbox", value=kind, checked=True), el("i", class_=f"k-{kind}"), name)
+        for kind, name in _KINDS.items()
+    ]
+    labels = el("label", el("input", type="checkbox", value="labels", checked=True), "labels")
+    return el("div", boxes, labels, _frame_choice(roles, chosen), class_="keys boxes")
+
+
+def _frame_choice(roles: Sequence[Role], chosen: str) -> Markup | None:
+    if len(roles) < 2:
+        return None
+    options = [
+        el(
+            "label",
+            el("input", type="radio", name="frame", value=role, checked=role == chosen),
+            "difference" if role == "diff" else role,
+        )
+        for role in ("all", *roles)
+    ]
+    return el("fieldset", el("legend", "frame"), options, class_="which")
 
 
 def _boxes(
@@ -156,12 +183,11 @@ def _corners(box: Any) -> tuple[float, float, float, float]:
     return x0, y0, x1, y1
 
 
-def _draw_box(box: _Box, text_size: float) -> str:
+def _draw_box(box: _Box, text_size: float) -> Markup:
     """A rectangle on a dark halo, so that it shows on any picture, and its label above (or, at the top, inside)."""
     x0, y0, x1, y1 = box.xyxy
-    shape = f'x="{x0}" y="{y0}" width="{x1 - x0:.2f}" height="{y1 - y0:.2f}"'
+    shape = {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0}
     y = y0 - text_size * 0.3 if y0 > text_size * 1.3 else y0 + text_size
-    text = f'<text x="{x0}" y="{y:.1f}" font-size="{text_size:.1f}">{escape(box.label)}</text>' if box.label else ""
-    return (
-        f'<g class="{box.style}"><title>{escape(box.hint)}</title><rect class="halo" {shape}/><rect {shape}/>{text}</g>'
-    )
+    text = el("text", box.label, x=x0, y=y, font_size=text_size) if box.label else None
+    drawn = markup(el("rect", class_="halo", **shape), el("rect", **shape), text)
+    return el("g", el("title", box.hint), drawn, class_=box.style)

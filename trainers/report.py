@@ -2,17 +2,18 @@
 
 import json
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Predictions
+from tfds_builders.pages.markup import Markup, el, markup, plural
+from tfds_builders.pages.page import Card, Section, cards, note, page, provenance
+from tfds_builders.pages.tables import number
 from trainers.charts import standalone
 from trainers.error_counts import Counts
 from trainers.evaluation import Evaluation
 from trainers.outputs import whole_directory
-from trainers.page import footer, frame_choice, keys, number, page, plural, section
-from trainers.pictures import Panel, draw_panel, read_panels
+from trainers.pictures import Panel, draw_panel, read_panels, switches
 from trainers.predictions import PredictionSet
 from trainers.report_charts import curves_section, report_charts
 from trainers.report_json import report_json
@@ -60,7 +61,7 @@ def write_report(
         charts = report_charts(evaluation)
         for name, chart in charts.items():
             (work / f"{name}.svg").write_text(standalone(chart), encoding="utf-8")
-        body = [
+        sections = [
             curves_section(charts, evaluation),
             errors_section(evaluation),
             _worst(evaluation, dataset, predictions, pictures),
@@ -71,29 +72,27 @@ def write_report(
             sweep_section(evaluation),
             figures_section(evaluation),
         ]
-        sections = [
-            _header(evaluation),
-            _navigation(body),
-            "<main>",
-            *filter(None, body),
-            "</main>",
-            _footer(evaluation),
-        ]
-        title = f"{evaluation.dataset} · {evaluation.split} · {evaluation.run_id}"
-        (work / HTML).write_text(page(title, "\n".join(sections)), encoding="utf-8")
+        title = f"{evaluation.run_id} on {evaluation.dataset}, {evaluation.split}"
+        text = page("evaluation", title, _headline(evaluation), sections, _foot(evaluation))
+        (work / HTML).write_text(text, encoding="utf-8")
     return out / HTML
 
 
-def _header(evaluation: Evaluation) -> str:
+def _headline(evaluation: Evaluation) -> Markup:
     best, total = evaluation.best, evaluation.errors.total
-    objects = total.tp + total.fn
-    summary = (
-        f"The split has {plural(objects, 'object')} in {plural(len(evaluation.truths), 'image')}. "
-        f"Counting detections that score at least {number(evaluation.errors.score, 2)}, where F1 is best, "
-        f"the run finds <b>{total.tp:,}</b> of them, misses <b>{total.fn:,}</b> and reports "
-        f"<b>{plural(total.fp, 'thing')}</b> that {'is' if total.fp == 1 else 'are'} not there."
+    summary = el(
+        "p",
+        f"The split has {plural(total.tp + total.fn, 'object')} in {plural(len(evaluation.truths), 'image')}. Counting "
+        f"detections that score at least {number(evaluation.errors.score, 2)}, where F1 is best, the run finds ",
+        el("b", f"{total.tp:,}"),
+        " of them, misses ",
+        el("b", f"{total.fn:,}"),
+        " and reports ",
+        el("b", plural(total.fp, "thing")),
+        f" that {'is' if total.fp == 1 else 'are'} not there.",
+        class_="lead",
     )
-    cards = [
+    shown = [
         ("AP50", evaluation.figures["AP50"], "AP50", "average precision at IoU 0.50"),
         ("AP", evaluation.figures["AP"], "AP", "mean of IoU 0.50 to 0.95"),
         ("AP75", evaluation.figures["AP75"], "AP75", "at IoU 0.75"),
@@ -101,80 +100,66 @@ def _header(evaluation: Evaluation) -> str:
         ("Precision", best.precision, "precision", "there, at IoU 0.50"),
         ("Recall", best.recall, "recall", "there, at IoU 0.50"),
     ]
-    drawn = "".join(
-        f'<div class="card{" first" if i == 0 else ""}"><span>{name}</span><b>{number(value)}</b>'
-        f"{_interval(evaluation, key)}<small>{meaning}</small></div>"
-        for i, (name, value, key, meaning) in enumerate(cards)
-    )
-    warned = "".join(f"<li>{escape(sentence)}</li>" for sentence in evaluation.warnings)
-    return (
-        f'<header><p class="eyebrow">Shardbox evaluation</p>'
-        f"<h1>{escape(evaluation.run_id)} on {escape(evaluation.dataset)}, {escape(evaluation.split)}</h1>"
-        f'<p class="lead">{summary}</p>{f"<ul class=warned>{warned}</ul>" if warned else ""}'
-        f'<div class="cards">{drawn}</div></header>'
-    )
+    drawn = [Card(name, number(value), meaning, _interval(evaluation, key)) for name, value, key, meaning in shown]
+    warned = [el("li", sentence) for sentence in evaluation.warnings]
+    return markup(summary, el("ul", warned, class_="warned") if warned else None, cards(drawn))
 
 
-def _interval(evaluation: Evaluation, name: str) -> str:
+def _interval(evaluation: Evaluation, name: str) -> Markup | None:
     """The 95 % interval of a figure, drawn from 0 to 1 and in numbers."""
     if name not in evaluation.intervals:
-        return ""
+        return None
     low, high = evaluation.intervals[name]
     place = f"--low:{100 * low:.1f}%;--high:{100 * high:.1f}%"
-    return f'<i class="range" style="{place}"></i><em>{interval_words(evaluation, name)}</em>'
+    return markup(el("i", class_="range", style=place), el("em", interval_words(evaluation, name)))
 
 
-def _navigation(sections: Sequence[str]) -> str:
-    """Links to the sections that there are."""
-    names = {
-        "curves": "Curves",
-        "errors": "Errors",
-        "images": "Images",
-        "classes": "Classes",
-        "parts": "Parts",
-        "confusion": "Confusion",
-        "sweep": "Overlap and score",
-        "figures": "Figures",
-    }
-    there = "".join(sections)
-    links = "".join(f'<a href="#{key}">{name}</a>' for key, name in names.items() if f' id="{key}"' in there)
-    return f'<nav aria-label="sections">{links}</nav>'
-
-
-def _worst(evaluation: Evaluation, dataset: PreparedDataset, predictions: PredictionSet, pictures: int) -> str:
+def _worst(
+    evaluation: Evaluation, dataset: PreparedDataset, predictions: PredictionSet, pictures: int
+) -> Section | None:
     costs = dict(evaluation.error_types.ranked)
     counts = dict(evaluation.errors.ranked_images)
-    # Those that cost most; where too few cost anything, those with most errors, and then any.
-    ranked = list(dict.fromkeys([*costs, *counts]))[:pictures]
+    wrong = [image for image, c in counts.items() if c.fp + c.fn]
+    # Those that cost most, and then those with most errors; one without errors where there is no other.
+    ranked = list(dict.fromkeys([*costs, *wrong]))[:pictures] or list(counts)[: min(1, pictures)]
     if not ranked:
-        return ""
+        return None
     panels = dict(read_panels(dataset, evaluation.split, ranked))
-    wrong = sum(bool(c.fp + c.fn) for c in counts.values())
-    shots = "".join(
+    shots = [
         _shot(evaluation, predictions.by_image[image], (counts[image], costs.get(image)), panels[image])
         for image in ranked
+    ]
+    single = all(len(frames) == 1 for frames in panels.values())
+    said = note(
+        _which(len(ranked), len(set(ranked) - set(wrong)), len(wrong), evaluation),
+        " Point at a box for its class, score, overlap and kind of error; press a picture to enlarge it and label all "
+        "boxes.",
     )
     roles = [panel.role for panel in panels[ranked[0]]]
-    single = " single" if all(len(frames) == 1 for frames in panels.values()) else ""
-    note = (
-        f"{wrong:,} of {plural(len(evaluation.truths), 'image')} have errors at IoU 0.50 and score "
-        f"{number(evaluation.errors.score, 2)}; {len(ranked)} are shown, first those in which mending all errors would "
-        "gain most AP50. Point at a box for its class, score, overlap and kind of error; press a picture to enlarge it "
-        "and label all boxes."
-    )
-    switches = f'<div class="keys">{keys()}{frame_choice(roles, "all")}</div>'
-    body = f'{switches}<div class="shots{single}">{shots}</div>'
-    return section("images", "Images that cost most", note, body, box=False)
+    content = markup(said, switches(roles, "all"), el("div", shots, class_="shots single" if single else "shots"))
+    return Section("images", "Images that cost most", content, "Images", kind="")
+
+
+def _which(shown: int, right: int, wrong: int, evaluation: Evaluation) -> str:
+    """Which images are shown: they have errors at the operating score, or cost AP50 by detections below it."""
+    at = f"at IoU 0.50 and score {number(evaluation.errors.score, 2)}"
+    said = f"{wrong:,} of {plural(len(evaluation.truths), 'image')} {'has' if wrong == 1 else 'have'} errors {at}. "
+    said += f"The {shown} whose errors, mended, would gain most AP50" if shown > 1 else "The one that costs most AP50"
+    said += " are shown" if shown > 1 else " is shown"
+    if right:
+        said += f"; {right} of them by detections that score less, and so are not drawn"
+    return said + "."
 
 
 def _shot(
     evaluation: Evaluation, predictions: Predictions, worth: tuple[Counts, float | None], panels: Sequence[Panel]
-) -> str:
+) -> Markup:
     """One image: its counts and what it costs, its frames with the boxes over them."""
     counts, cost = worth
     image = predictions.image_id
     matches = evaluation.matches[image].at_score(evaluation.errors.score)
-    frames = ""
+    several = len(panels) > 1
+    frames = []
     for panel in panels:
         drawn = draw_panel(
             panel,
@@ -184,20 +169,19 @@ def _shot(
             evaluation.category_names,
             errors=evaluation.error_types.by_image[image],
         )
-        caption = f"<figcaption>{escape(panel.title)}</figcaption>" if len(panels) > 1 else ""
-        role = f' data-role="{panel.role}"' if len(panels) > 1 else ""
-        frames += f'<figure{role} tabindex="0">{drawn}{caption}</figure>'
-    chips = "".join(
-        f'<span class="chip"><b>{count}</b> {word}</span>'
-        for count, word in ((counts.tp, "right"), (counts.fp, "wrong"), (counts.fn, "missed"))
-    )
+        caption = el("figcaption", panel.title) if several else None
+        frames.append(el("figure", drawn, caption, data_role=panel.role if several else None, tabindex=0))
+    told = [
+        el("span", el("b", f"{n}"), f" {word}", class_="count")
+        for n, word in ((counts.tp, "right"), (counts.fp, "wrong"), (counts.fn, "missed"))
+    ]
     if cost is not None:
-        chips += f'<span class="chip">costs <b>{number(cost, 4)}</b> AP50</span>'
-    return f'<div class="box shot"><h3>{escape(image)} {chips}</h3><div class="frames">{frames}</div></div>'
+        told.append(el("span", "costs ", el("b", number(cost, 4)), " AP50", class_="count"))
+    return el("div", el("h3", image, " ", told), el("div", frames, class_="frames"), class_="box shot")
 
 
-def _footer(evaluation: Evaluation) -> str:
-    return footer(
+def _foot(evaluation: Evaluation) -> Markup:
+    return provenance(
         [
             ("dataset", evaluation.dataset),
             ("fingerprint", evaluation.fingerprint),

@@ -1,13 +1,14 @@
 """The charts of a report."""
 
 from collections.abc import Mapping
-from html import escape
 
 import numpy as np
 
+from tfds_builders.pages.markup import Markup, el
+from tfds_builders.pages.page import Section
+from tfds_builders.pages.tables import number
 from trainers.charts import Chart, draw, legend
 from trainers.evaluation import Evaluation
-from trainers.page import number
 
 _IOU_50 = 0
 _NOTES = {
@@ -27,30 +28,35 @@ def report_charts(evaluation: Evaluation) -> dict[str, Chart]:
     return charts
 
 
-def curves_section(charts: Mapping[str, Chart], evaluation: Evaluation) -> str:
+def curves_section(charts: Mapping[str, Chart], evaluation: Evaluation) -> Section:
     """All charts, beside each other where there is room."""
     error = evaluation.calibration.error
     notes = _NOTES | {
         "calibration": "How often detections of some score are right, at IoU 0.50; bars tell how many there are. "
         f"Expected calibration error {number(error)}."
     }
-    drawn = "".join(
-        f'<div class="box"><h3>{escape(chart.title)}</h3>{legend(chart)}{_choice(chart)}{draw(chart)}'
-        f'<p class="readout">{notes[name]}</p></div>'
+    drawn = [
+        el(
+            "div",
+            el("h3", chart.title),
+            legend(chart),
+            _choice(chart),
+            draw(chart),
+            el("p", notes[name], class_="readout", aria_live="polite"),
+            class_="box",
+        )
         for name, chart in charts.items()
-    )
-    three = " three" if len(charts) == 3 else ""
-    return f'<section id="curves"><h2 class="unseen">Curves</h2><div class="pair{three}">{drawn}</div></section>'
+    ]
+    beside = el("div", drawn, class_="pair three" if len(charts) == 3 else "pair")
+    return Section("curves", "Curves", beside, "Curves", kind="")
 
 
-def _choice(chart: Chart) -> str:
+def _choice(chart: Chart) -> Markup | None:
     """Which of the thin lines stands out."""
     if not chart.quiet:
-        return ""
-    options = "".join(f'<option value="{escape(name)}">{escape(name)}</option>' for name in chart.quiet)
-    return (
-        f'<label class="pick">class <select class="stands-out"><option value="">none</option>{options}</select></label>'
-    )
+        return None
+    options = [el("option", "none", value=""), *(el("option", name, value=name) for name in chart.quiet)]
+    return el("label", "class ", el("select", options, class_="stands-out"), class_="pick")
 
 
 def _recall_chart(evaluation: Evaluation) -> Chart:

@@ -1,16 +1,17 @@
-"""The tables of a report: each a section of the page, "" where there is nothing to say."""
+"""The tables of a report: each a section of the page, None where there is nothing to say."""
 
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 
 import numpy as np
 
+from tfds_builders.pages.markup import Content, Markup, el, markup, plural
+from tfds_builders.pages.page import Section, note
+from tfds_builders.pages.tables import Cell, Shade, count, figure, number, scrolling, shaded, table, words
 from trainers.breakdown import Part
 from trainers.error_counts import Counts
 from trainers.error_types import Cause, ErrorType
 from trainers.evaluation import ClassFigures, Evaluation
 from trainers.overlaps import Floats, Ints
-from trainers.page import Cell, count, figure, number, plural, section, table
 
 _MOST_CLASSES = 24
 _MOST_ROWS = 300
@@ -43,82 +44,66 @@ _CAUSES: Mapping[Cause, str] = {
 }
 
 
-def errors_section(evaluation: Evaluation) -> str:
+def errors_section(evaluation: Evaluation) -> Section:
     """What kind the errors are and what they cost."""
     analysis = evaluation.error_types
     costs = list(analysis.cost.values())
     scale = max([*costs, 1e-9])
     rows = [
-        [
-            Cell(name, words=True),
-            Cell(_ERRORS[name], words=True),
-            count(analysis.counts[name]),
-            Cell(number(cost), cost, cost / scale),
-        ]
+        [words(name), words(_ERRORS[name]), count(analysis.counts[name]), Cell(number(cost), cost, cost / scale)]
         for name, cost in analysis.cost.items()
     ]
     suspected = [(cause, n) for cause, n in analysis.causes.items() if n]
-    causes = ""
+    causes: Content = None
     if suspected:
-        causes = "<h3>Suspected causes of wrong detections</h3>" + table(
-            ["cause", "", "detections"],
-            [[Cell(cause, words=True), Cell(_CAUSES[cause], words=True), count(n)] for cause, n in suspected],
-        )
-    note = (
+        title = "Suspected causes of wrong detections"
+        listed = [[words(cause), words(_CAUSES[cause]), count(n)] for cause, n in suspected]
+        causes = (el("h3", title), table(title, ["cause", "what it looks like", "detections"], listed))
+    said = note(
         f"Counts are those at score {number(evaluation.errors.score, 2)}. The cost is the AP50 that would be gained if "
         "all errors of the kind were mended (TIDE, Bolya et al. 2020); costs do not add up, since mending one error "
         f"uncovers another. All wrong detections together cost {number(analysis.false_positives)}, all missed objects "
         f"{number(analysis.false_negatives)}."
     )
-    listed = table(["error", "what it is", "errors", "AP50 that it costs"], rows)
-    return section("errors", "What kind the errors are", note, listed + causes)
+    kinds = table("kinds of error", ["error", "what it is", "errors", "AP50 that it costs"], rows)
+    return Section("errors", "What kind the errors are", markup(said, kinds, causes), "Errors")
 
 
-def confusion_section(evaluation: Evaluation) -> str:
+def confusion_section(evaluation: Evaluation) -> Section | None:
     """Which class is taken for which; of many classes only what is confused most."""
     confusion = evaluation.confusion
     size = len(confusion.names)
     if not confusion.counts.any():
-        return ""
+        return None
     title, cut = "What is taken for what", f"at IoU 0.50 and score {number(confusion.score, 2)}"
     if size <= _MOST_CLASSES:
-        note = (
+        said = note(
             f"Rows are what is there, columns what is detected, {cut}. The last column is what is missed, the last row "
             "what is detected where nothing is."
         )
-        return section("confusion", title, note, _matrix(confusion.names, confusion.counts))
+        matrix = scrolling(title, _matrix(confusion.names, confusion.counts))
+        return Section("confusion", title, markup(said, matrix), "Confusion")
     off = confusion.counts[:-1, :-1] * ~np.eye(size - 1, dtype=np.bool_)
     order = np.argsort(-off, axis=None, kind="stable")[:_MOST_CLASSES]
     pairs = [divmod(int(cell), size - 1) for cell in order if off.flat[cell]]
-    rows = [
-        [Cell(confusion.names[i], words=True), Cell(confusion.names[j], words=True), count(int(off[i, j]))]
-        for i, j in pairs
-    ]
-    note = f"The commonest confusions of {size - 1} classes, {cut}; <code>report.json</code> has all."
-    listed = (
-        table(["what is there", "is detected as", "times"], rows) if rows else "<p>No class is taken for another.</p>"
-    )
-    return section("confusion", title, note, listed)
+    rows = [[words(confusion.names[i]), words(confusion.names[j]), count(int(off[i, j]))] for i, j in pairs]
+    said = note(f"The commonest confusions of {size - 1} classes, {cut}; ", el("code", "report.json"), " has all.")
+    heads = ["what is there", "is detected as", "times"]
+    listed = table(title, heads, rows) if rows else el("p", "No class is taken for another.")
+    return Section("confusion", title, markup(said, listed), "Confusion")
 
 
-def _matrix(names: Sequence[str], counts: Ints) -> str:
+def _matrix(names: Sequence[str], counts: Ints) -> Markup:
     """A table shaded by the share of a row."""
-    head = "".join(f'<th scope="col"><span>{escape(name)}</span></th>' for name in names)
-    rows = ""
-    for i, name in enumerate(names):
-        whole = max(int(counts[i].sum()), 1)
-        cells = "".join(
-            f'<td class="{"right" if i == j else "wrong"}" style="--v:{100 * int(n) / whole:.0f}%">{int(n) or "·"}</td>'
-            for j, n in enumerate(counts[i].tolist())
-        )
-        rows += f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
-    return (
-        '<div class="scroll" tabindex="0"><table class="heat matrix"><thead><tr><th></th>'
-        f"{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    whole = np.maximum(counts.sum(axis=1), 1)
+    rows = [
+        (name, [Shade(f"{n:,}" if n else "·", n / int(whole[i])) for n in counts[i].tolist()])
+        for i, name in enumerate(names)
+    ]
+    return shaded(names, rows)
 
 
-def breakdown_section(evaluation: Evaluation) -> str:
+def breakdown_section(evaluation: Evaluation) -> Section | None:
     """How good the run is in parts of the split."""
     parts = evaluation.breakdown
     listed = {
@@ -127,18 +112,18 @@ def breakdown_section(evaluation: Evaluation) -> str:
         "By alignment": (parts.by_alignment, "pairs by how well their frames could be aligned"),
         "By scene": (parts.by_scene if len(parts.by_scene) > 1 else (), "images of one scene"),
     }
-    drawn = "".join(
-        f'<div class="box"><h3>{title}</h3><p class="note">{note}</p>{_parts(shown)}</div>'
-        for title, (shown, note) in listed.items()
+    drawn = [
+        el("div", el("h3", title), note(said), _parts(title, shown), class_="box")
+        for title, (shown, said) in listed.items()
         if any(part.tp or part.fp or part.fn for part in shown)
-    )
+    ]
     if not drawn:
-        return ""
-    note = f"At IoU 0.50 and score {number(evaluation.errors.score, 2)}."
-    return section("parts", "Where it is good", note, f'<div class="pair">{drawn}</div>', box=False)
+        return None
+    said = note(f"At IoU 0.50 and score {number(evaluation.errors.score, 2)}.")
+    return Section("parts", "Where it is good", markup(said, el("div", drawn, class_="pair")), "Parts", kind="")
 
 
-def _parts(parts: Sequence[Part]) -> str:
+def _parts(title: str, parts: Sequence[Part]) -> Markup:
     columns: list[tuple[str, Callable[[Part], Cell]]] = [
         ("images", lambda part: Cell("–") if part.images is None else count(part.images)),
         ("objects", lambda part: count(part.tp + part.fn)),
@@ -151,56 +136,49 @@ def _parts(parts: Sequence[Part]) -> str:
     # A column that says nothing anywhere is left out.
     known = [head for i, (head, _) in enumerate(columns) if any(row[i][1].text != "–" for row in cells)]
     rows = [
-        [Cell(part.name, words=True), *(cell for head, cell in row if head in known)]
+        [words(part.name), *(cell for head, cell in row if head in known)]
         for part, row in zip(shown, cells, strict=True)
     ]
-    return table(["", *known], rows, sorts=len(rows) > 1, tall=len(rows) > 12)
+    return table(title, ["part", *known], rows, tall=len(rows) > 12)
 
 
-def sweep_section(evaluation: Evaluation) -> str:
+def sweep_section(evaluation: Evaluation) -> Section:
     """F1, precision and recall by overlap and score."""
     sweep = evaluation.sweep
     tables = {"F1": sweep.f1, "Precision": sweep.precision, "Recall": sweep.recall}
-    tabs = "".join(
-        f'<label><input type="radio" name="sweep" value="{name}"{" checked" if name == "F1" else ""}>{name}</label>'
-        for name in tables
-    )
-    drawn = "".join(_heat_table(name, values, evaluation) for name, values in tables.items())
-    note = (
+    tabs = [
+        el("label", el("input", type="radio", name="sweep", value=name, checked=name == "F1"), name) for name in tables
+    ]
+    said = note(
         "In percent, all classes together: down, the overlap (IoU) a detection needs to be right; across, the lowest "
         "score that counts. The best cell is framed."
     )
-    body = f'<div class="tabs">{tabs}</div><div class="scroll" tabindex="0">{drawn}</div>'
-    return section("sweep", "How strict, how sure", note, body)
+    drawn = [_heat_table(name, values, evaluation) for name, values in tables.items()]
+    body = markup(said, el("div", tabs, class_="tabs"), scrolling("figures by overlap and score", drawn))
+    return Section("sweep", "How strict, how sure", body, "Overlap and score")
 
 
-def _heat_table(name: str, values: Floats, evaluation: Evaluation) -> str:
-    head = "".join(f"<th>{score:.2f}</th>" for score in evaluation.sweep.scores)
+def _heat_table(name: str, values: Floats, evaluation: Evaluation) -> Markup:
     best = -1.0 if np.isnan(values).all() else float(np.nanmax(values))
-    rows = ""
-    for iou, row in zip(evaluation.sweep.ious, values, strict=True):
-        cells = "".join(_heat_cell(value, value == best and value > 0) for value in row.tolist())
-        rows += f"<tr><th>{iou:.2f}</th>{cells}</tr>"
-    return (
-        f'<table class="heat" data-figure="{name}"{"" if name == "F1" else " hidden"}>'
-        f"<thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    )
+    rows = [
+        (f"{iou:.2f}", [_shade(value, value == best and value > 0) for value in row])
+        for iou, row in zip(evaluation.sweep.ious, values.tolist(), strict=True)
+    ]
+    heads = [f"{score:.2f}" for score in evaluation.sweep.scores]
+    return shaded(heads, rows, figure=name, hidden=name != "F1")
 
 
-def _heat_cell(value: float, is_best: bool) -> str:
-    if np.isnan(value):
-        return '<td style="--v:0%">–</td>'
-    frame = ' class="top"' if is_best else ""
-    return f'<td{frame} style="--v:{100 * value:.0f}%">{100 * value:.0f}</td>'
+def _shade(value: float, is_best: bool) -> Shade:
+    return Shade("–") if np.isnan(value) else Shade(f"{100 * value:.0f}", value, is_best)
 
 
-def classes_section(evaluation: Evaluation) -> str:
+def classes_section(evaluation: Evaluation) -> Section:
     """Figures and counts of each class."""
     columns: list[tuple[str, Callable[[ClassFigures, Counts], Cell]]] = [
         ("AP", lambda f, c: figure(f.ap, bar=True)),
         ("AP50", lambda f, c: figure(f.ap50, bar=True)),
         ("best F1", lambda f, c: figure(f.best.f1, bar=True)),
-        ("at score", lambda f, c: figure(f.best.score)),
+        ("at score", lambda f, c: figure(f.best.score, digits=2)),
         ("calibration error", lambda f, c: figure(f.calibration.error)),
         ("objects", lambda f, c: count(f.truths)),
         ("detections", lambda f, c: count(f.detections)),
@@ -209,54 +187,47 @@ def classes_section(evaluation: Evaluation) -> str:
         ("missed", lambda f, c: count(c.fn)),
     ]
     shown = [f for f in evaluation.per_class if f.truths or f.detections or f.crowd]
-    rows = [
-        [Cell(f.name, words=True), *(make(f, evaluation.errors.by_class[f.name]) for _, make in columns)] for f in shown
-    ]
+    rows = [[words(f.name), *(make(f, evaluation.errors.by_class[f.name]) for _, make in columns)] for f in shown]
     absent = len(evaluation.per_class) - len(shown)
-    note = (
-        f"Right, wrong and missed at IoU 0.50 and score {number(evaluation.errors.score, 2)}; press a heading to sort."
-    )
+    said = f"Right, wrong and missed at IoU 0.50 and score {number(evaluation.errors.score, 2)}"
+    said += "; press a heading to sort." if len(rows) > 1 else "."
     if absent:
-        note += f" {plural(absent, 'class')} neither present nor detected left out."
-    return section("classes", "By class", note, table(["class", *(name for name, _ in columns)], rows, tall=True))
+        said += f" {plural(absent, 'class')} neither present nor detected left out."
+    listed = table("classes", ["class", *(name for name, _ in columns)], rows, tall=True)
+    return Section("classes", "By class", markup(note(said), listed), "Classes")
 
 
-def images_section(evaluation: Evaluation) -> str:
+def images_section(evaluation: Evaluation) -> Section | None:
     """All images with errors, those that cost most first."""
     costs = dict(evaluation.error_types.ranked)
     wrong = [(image, c) for image, c in evaluation.errors.ranked_images if c.fp + c.fn or image in costs]
     ranked = sorted(wrong, key=lambda item: -costs.get(item[0], 0.0))
     rows = [
         [
-            Cell(image, words=True),
+            words(image),
             Cell(number(costs.get(image), 4), costs.get(image)),
             *(count(n) for n in (c.tp, c.fp, c.fn)),
         ]
         for image, c in ranked[:_MOST_ROWS]
     ]
     if not rows:
-        return ""
-    note = "What an image costs is the AP50 that would be gained if all in it were right."
+        return None
+    said = "What an image costs is the AP50 that would be gained if all in it were right."
     if len(ranked) > len(rows):
-        note += f" {len(ranked) - len(rows):,} more are left out."
-    listed = table(["image", "AP50 that it costs", "right", "wrong", "missed"], rows, tall=True)
-    return section("all-images", "Images with errors", note, listed)
+        said += f" {len(ranked) - len(rows):,} more are left out."
+    listed = table("images with errors", ["image", "AP50 that it costs", "right", "wrong", "missed"], rows, tall=True)
+    return Section("all-images", "Images with errors", markup(note(said), listed))
 
 
-def figures_section(evaluation: Evaluation) -> str:
+def figures_section(evaluation: Evaluation) -> Section:
     """COCO's twelve."""
     rows = [
-        [
-            Cell(name, words=True),
-            Cell(_MEANINGS[name], words=True),
-            figure(value),
-            Cell(interval_words(evaluation, name)),
-        ]
+        [words(name), words(_MEANINGS[name]), figure(value), Cell(interval_words(evaluation, name))]
         for name, value in evaluation.figures.items()
     ]
-    note = "A dash means that the split has no such objects. Intervals hold 95 % of the resamples of the images."
-    listed = table(["figure", "what it is", "value", "95 % interval"], rows, sorts=False)
-    return section("figures", "COCO's twelve figures", note, listed)
+    said = note("A dash means that the split has no such objects. Intervals hold 95 % of the resamples of the images.")
+    listed = table("COCO's twelve figures", ["figure", "what it is", "value", "95 % interval"], rows, sorts=False)
+    return Section("figures", "COCO's twelve figures", markup(said, listed), "Figures")
 
 
 def interval_words(evaluation: Evaluation, name: str) -> str:

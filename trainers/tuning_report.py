@@ -3,15 +3,18 @@
 import json
 import math
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from trainers.page import Cell, figure, number, page, table
-from trainers.plots import Axis, Look, Mark, plot
+from tfds_builders.pages.markup import Markup, el, markup
+from tfds_builders.pages.page import Card, Section, cards, note, page, provenance
+from tfds_builders.pages.tables import Cell, figure, number, table, words
+from trainers.axes import Axis
+from trainers.charts import key
+from trainers.plots import Look, Mark, plot
 from trainers.search import Searched, recipe_json
 from trainers.search_space import Choice, Range, shown
 
@@ -25,7 +28,7 @@ def write_search(found: Searched, out: Path) -> None:
     """Write the files into `out`, each whole or not at all."""
     texts = {
         JSON: json.dumps(search_json(found), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        HTML: page(f"{found.settings['dataset']} · {found.settings['recipe']} · tuning", _body(found)),
+        HTML: _page(found),
     }
     if found.best is not None:
         texts[RECIPE] = recipe_json(found)
@@ -87,44 +90,27 @@ def _look(trial: FrozenTrial, found: Searched) -> Look:
     return "other" if trial.state == TrialState.COMPLETE else "pruned"
 
 
-def _body(found: Searched) -> str:
-    sections = [
-        _header(found),
-        "<main>",
-        _charts(found),
-        _importance(found),
-        _parameters(found),
-        _table(found),
-        "</main>",
-        _footer(found),
-    ]
-    return "\n".join(section for section in sections if section)
+def _page(found: Searched) -> str:
+    title = f"{found.settings['recipe']} on {found.settings['dataset']}"
+    sections = (_charts(found), _importance(found), _parameters(found), _trials(found))
+    return page("tuning", title, _headline(found), sections, _foot(found))
 
 
-def _header(found: Searched) -> str:
+def _headline(found: Searched) -> Markup:
     settings, best, own = found.settings, found.best, found.own
     complete, pruned = len(found.of(TrialState.COMPLETE)), len(found.of(TrialState.PRUNED))
-    seconds = sum(trial.user_attrs.get("seconds", 0.0) for trial in found.trials)
     metric = settings["metric"]
-    lead = f"{complete + pruned} of {found.wanted} trials: {complete} went to their end, {pruned} were ended early."
+    lead = [f"{complete + pruned} of {found.wanted} trials: {complete} went to their end, {pruned} were ended early."]
     if best is not None:
-        values = ", ".join(f"{name} <b>{escape(shown(value))}</b>" for name, value in best.params.items())
         which = "the recipe as it is" if own is not None and own.number == best.number else f"trial {best.number}"
-        lead += f" The best is {which}: {values}."
-    cards = [(f"best {metric}", None if best is None else best.value, f"on {settings['evaluate_split']}")]
+        values = ", ".join(f"{name} {shown(value)}" for name, value in best.params.items())
+        lead += [f" The best is {which}: ", el("b", values), "."]
+    seconds = sum(trial.user_attrs.get("seconds", 0.0) for trial in found.trials)
+    drawn = [Card(f"best {metric}", number(None if best is None else best.value), f"on {settings['evaluate_split']}")]
     if own is not None:
-        cards.append((f"{metric} of the recipe", own.value, f"{settings['recipe']} as it is"))
-    drawn = "".join(
-        f'<div class="card{" first" if i == 0 else ""}"><span>{escape(name)}</span><b>{number(value)}</b>'
-        f"<small>{escape(meaning)}</small></div>"
-        for i, (name, value, meaning) in enumerate(cards)
-    )
-    drawn += f'<div class="card"><span>time</span><b>{_time(seconds)}</b><small>of all trials</small></div>'
-    return (
-        '<header><p class="eyebrow">Shardbox tuning</p>'
-        f"<h1>{escape(settings['recipe'])} on {escape(settings['dataset'])}</h1>"
-        f'<p class="lead">{lead}</p><div class="cards">{drawn}</div></header>'
-    )
+        drawn.append(Card(f"{metric} of the recipe", number(own.value), f"{settings['recipe']} as it is"))
+    drawn.append(Card("time", _time(seconds), "of all trials"))
+    return markup(el("p", lead, class_="lead"), cards(drawn))
 
 
 def _time(seconds: float) -> str:
@@ -138,46 +124,37 @@ def _value_axis(found: Searched, values: Sequence[float]) -> Axis:
     return Axis("loss", min(finite) * 0.95, sorted(finite)[int(0.9 * (len(finite) - 1))] * 1.05)
 
 
-def _charts(found: Searched) -> str:
+def _charts(found: Searched) -> Section | None:
     """The curves of all trials, and how the best value grew."""
     ended = sorted(found.of(TrialState.COMPLETE, TrialState.PRUNED), key=lambda t: _look(t, found) in ("best", "own"))
     curves = [(trial, [p for p in _curve(trial) if math.isfinite(p[1])]) for trial in ended]
     points = [point for _, curve in curves for point in curve]
     if not points:
-        return ""
+        return None
     y = _value_axis(found, [value for _, value in points])
     lines = [Mark(curve, _look(trial, found), _told(trial)) for trial, curve in curves if curve]
     by_step = plot("Value over steps", Axis("steps", 0, max(step for step, _ in points)), y, lines)
     by_trial = plot(
         "Value over trials", Axis("trial", 0, max(1, *(trial.number for trial in ended))), y, _progress(found)
     )
-    notes = (
-        "Every evaluation of every trial. Dashed: ended early.",
-        "The value of each trial, and the best so far; hollow: the last value of one that was ended early.",
+    early = "The value of each trial, and the best so far; hollow: the last value of one that was ended early."
+    drawn = (
+        _chart(found, "While training", by_step, "Every evaluation of every trial. Dashed: ended early."),
+        _chart(found, "From trial to trial", by_trial, early),
     )
-    return (
-        '<section class="pair">'
-        + "".join(
-            f'<div class="box"><h3>{title}</h3>{_legend(found)}{svg}<p class="readout">{note}</p></div>'
-            for title, svg, note in zip(
-                ("While training", "From trial to trial"), (by_step, by_trial), notes, strict=True
-            )
-        )
-        + "</section>"
-    )
+    return Section("curves", "How the search went", el("div", drawn, class_="pair"), kind="")
 
 
-def _legend(found: Searched) -> str:
+def _chart(found: Searched, title: str, drawn: Markup, said: str) -> Markup:
+    return el("div", el("h3", title), _legend(found), drawn, el("p", said, class_="readout"), class_="box")
+
+
+def _legend(found: Searched) -> Markup:
     own_is_best = found.own is not None and found.best is not None and found.own.number == found.best.number
     entries = [("var(--c1)", "best: the recipe's own values" if own_is_best else "best"), ("var(--soft)", "others")]
     if found.own is not None and not own_is_best:
         entries.insert(1, ("var(--c2)", "the recipe's own values"))
-    items = "".join(
-        f'<span><svg class="chart key" viewBox="0 0 28 10"><path class="curve" style="stroke:{colour}" d="M0 5H28"/>'
-        f"</svg>{name}</span>"
-        for colour, name in entries
-    )
-    return f'<div class="legend">{items}</div>'
+    return el("div", [key(name, "curve", style=f"stroke:{colour}") for colour, name in entries], class_="legend")
 
 
 def _told(trial: FrozenTrial) -> str:
@@ -214,31 +191,31 @@ def _dots(found: Searched, place: Any) -> list[Mark]:
     return sorted(marks, key=lambda mark: mark.look in ("best", "own"))
 
 
-def _importance(found: Searched) -> str:
+def _importance(found: Searched) -> Section | None:
     shares = importance(found)
     if shares is None:
-        return ""
+        return None
     ranked = sorted(shares.items(), key=lambda item: -item[1])
-    rows = [[Cell(name, words=True), figure(share, bar=True, digits=2)] for name, share in ranked]
-    count = len(found.of(TrialState.COMPLETE))
-    return (
-        '<section class="box"><h2>What matters</h2><p class="note">How much each value decides whether a trial is '
-        f"among the best (PED-ANOVA), of {count} complete trials; from so few it is a hint.</p>"
-        f"{table(('name', 'share'), rows, sorts=False)}</section>"
+    rows = [[words(name), figure(share, bar=True, digits=2)] for name, share in ranked]
+    said = note(
+        "How much each value decides whether a trial is among the best (PED-ANOVA), of "
+        f"{len(found.of(TrialState.COMPLETE))} complete trials; from so few it is a hint."
     )
+    listed = table("what matters", ("name", "share"), rows, sorts=False)
+    return Section("importance", "What matters", markup(said, listed))
 
 
-def _parameters(found: Searched) -> str:
+def _parameters(found: Searched) -> Section | None:
     """The value of every trial over each of the names that were varied."""
     values = [value for trial in found.trials if (value := _last(trial)) is not None]
     if not values:
-        return ""
+        return None
     y = _value_axis(found, values)
-    boxes = ""
+    boxes = []
     for name, over in found.search.space.items():
         dots = _dots(found, lambda trial, name=name, over=over: _place(trial.params[name], over))
-        boxes += f'<div class="box"><h3>{escape(name)}</h3>{plot(name, _axis(name, over), y, dots)}</div>'
-    return f'<section><h2>Value by value</h2><div class="pair">{boxes}</div></section>'
+        boxes.append(el("div", el("h3", name), plot(name, _axis(name, over), y, dots), class_="box"))
+    return Section("values", "Value by value", el("div", boxes, class_="pair"), kind="")
 
 
 def _axis(name: str, over: Range | Choice) -> Axis:
@@ -251,13 +228,12 @@ def _place(value: Any, over: Range | Choice) -> float:
     return float(over.values.index(value)) if isinstance(over, Choice) else float(value)
 
 
-def _table(found: Searched) -> str:
+def _trials(found: Searched) -> Section:
     names = list(found.search.space)
-    heads = ("trial", "outcome", escape(found.search.metric), *map(escape, names), "seconds")
-    return (
-        '<section class="box"><h2>Trials</h2><p class="note">Press a heading to sort. Of a trial that was ended early, '
-        f"the last value that is known.</p>{table(heads, [_row(trial, names) for trial in found.trials])}</section>"
-    )
+    heads = ("trial", "outcome", found.search.metric, *names, "seconds")
+    said = note("Press a heading to sort. Of a trial that was ended early, the last value that is known.")
+    listed = table("trials", heads, [_row(trial, names) for trial in found.trials])
+    return Section("trials", "Trials", markup(said, listed))
 
 
 def _row(trial: FrozenTrial, names: Sequence[str]) -> list[Cell]:
@@ -266,7 +242,7 @@ def _row(trial: FrozenTrial, names: Sequence[str]) -> list[Cell]:
     seconds = trial.user_attrs.get("seconds")
     return [
         Cell(str(trial.number), trial.number),
-        Cell(outcome, words=True),
+        words(outcome),
         figure(_last(trial)),
         *(_value_cell(trial.params.get(name)) for name in names),
         Cell("–" if seconds is None else f"{seconds:.0f}", seconds),
@@ -279,17 +255,18 @@ def _value_cell(value: Any) -> Cell:
     return Cell(shown(value), shown(value) if isinstance(value, str | bool) else value)
 
 
-def _footer(found: Searched) -> str:
+def _foot(found: Searched) -> Markup:
     settings = found.settings
-    rows = {
-        "dataset": f"{settings['dataset']} ({settings['fingerprint'][:16]})",
-        "splits": f"trained on {settings['split']}, judged on {settings['evaluate_split']}",
-        "recipe": settings["recipe"],
-        "seed": settings["seed"],
-        "values": ", ".join(f"{name} {over}" for name, over in found.search.space.items()),
-    }
-    listed = "".join(f"<dt>{name}</dt><dd>{escape(str(value))}</dd>" for name, value in rows.items())
-    return (
-        "<footer><p>Many trials were judged on one split, and the best of many is flattered: judge the final run on "
-        f"images that no trial has seen.</p><dl>{listed}</dl></footer>"
+    said = el(
+        "p",
+        "Many trials were judged on one split, and the best of many is flattered: judge the final run on images that "
+        "no trial has seen.",
     )
+    entries = [
+        ("dataset", f"{settings['dataset']} ({settings['fingerprint'][:16]})"),
+        ("splits", f"trained on {settings['split']}, judged on {settings['evaluate_split']}"),
+        ("recipe", settings["recipe"]),
+        ("seed", str(settings["seed"])),
+        ("values", ", ".join(f"{name} {over}" for name, over in found.search.space.items())),
+    ]
+    return markup(said, provenance(entries))

@@ -1,6 +1,5 @@
 """What each code of an audit means and what to do about it, for the forms of an audit that people read."""
 
-import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -89,14 +88,3 @@ REMEDIES: Final[Mapping[Code, str]] = {
     Code.SPLIT_UNBALANCED: "Give the split scenes with this class; its figures would say nothing about it.",
 }
 """What to do about each code in general; a finding's own remedy says it for its case."""
-
-# What is invisible, breaks lines, turns the direction of text round or is no character: it could hide what a name is.
-_INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
-
-
-def legible(text: str, limit: int) -> str:
-    """`text` with every invisible character as an escape, and its middle left out where it is longer than `limit`."""
-    if len(text) > limit:
-        head = limit * 2 // 3
-        text = f"{text[:head]}…{text[len(text) - (limit - head - 1) :]}"
-    return _INVISIBLE.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)

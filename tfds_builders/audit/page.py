@@ -1,27 +1,23 @@
 """An audit as a page that people read: `audit.html`, one file that opens without a network."""
 
-import hashlib
-import re
-from base64 import b64encode
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from typing import Final, Literal
 
 from dataflow.findings import Audit, Code, Finding
 from tfds_builders.audit.explanations import MEANINGS, REMEDIES
-from tfds_builders.audit.markup import fill_page, html_path, html_text, plural
 from tfds_builders.audit.pictures import Thumbnail, draw_picture, read_thumbnail
+from tfds_builders.pages.markup import Content, Markup, el, markup, path_text, plural
+from tfds_builders.pages.page import Section, note, page
+from tfds_builders.pages.tables import Cell, table, words
 
 LISTED_PER_CODE: Final = 100
 LISTED: Final = 1_000
 PICTURES_PER_CODE: Final = 8
 PICTURES: Final = 96
-_TEMPLATE = "page.html"
 # So many rows are open to the eye; more are behind a line that opens them.
 _OPEN_ROWS = 12
 
@@ -62,7 +58,7 @@ def write_page(path: Path, audit: Audit, name: str, images: Mapping[str, Path]) 
     """Write the page of an audit: what came in and what became of it, and the findings by code, the worst first.
 
     The page is bounded, whatever was found: `LISTED_PER_CODE` findings and `PICTURES_PER_CODE` pictures of a code,
-    `LISTED` and `PICTURES` in all, texts of 300 characters; it says how much more there is in `audit.json` beside it.
+    `LISTED` and `PICTURES` in all, texts of 600 characters; it says how much more there is in `audit.json` beside it.
     Images that cannot be shown get a tile that says why; those found to lie outside the source are not opened at all.
 
     Args:
@@ -73,27 +69,12 @@ def write_page(path: Path, audit: Audit, name: str, images: Mapping[str, Path]) 
     """
     groups = _groups(audit.findings)
     pictures = _pictures(groups, images, _outside(audit.findings))
-    template = files("tfds_builders.audit").joinpath(_TEMPLATE).read_text(encoding="utf-8")
     sections = (
-        _header(audit, name),
-        "<main>",
         _summary(groups),
-        _keys(groups),
-        *(_section(group, pictures) for group in groups),
+        *(_section(group, pictures, _keys(groups) if group is groups[0] else None) for group in groups),
         _quarantined(audit),
-        "</main>",
-        _footer(),
     )
-    script = re.search("<script>(.*)</script>", template, re.DOTALL)
-    assert script is not None
-    page = fill_page(
-        template,
-        title=f"Audit of {html_text(name)}",
-        # No other script runs, should one ever get into the page.
-        script_hash=b64encode(hashlib.sha256(script[1].encode()).digest()).decode(),
-        body="\n".join(section for section in sections if section),
-    )
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page("audit", name, _headline(audit), sections, _foot()), encoding="utf-8")
 
 
 def _state(finding: Finding) -> State:
@@ -121,8 +102,8 @@ def _outside(findings: Iterable[Finding]) -> set[str | None]:
     return {finding.image_id for finding in findings if finding.code is Code.IMAGE_OUTSIDE_ROOT}
 
 
-def _pictures(groups: Sequence[_Group], images: Mapping[str, Path], outside: set[str | None]) -> dict[int, str]:
-    """HTML of the pictures by `id` of their findings. In each group they are of different images."""
+def _pictures(groups: Sequence[_Group], images: Mapping[str, Path], outside: set[str | None]) -> dict[int, Markup]:
+    """The pictures by `id` of their findings. In each group they are of different images."""
     wanted: list[list[tuple[Finding, Path]]] = []
     for group in groups:
         first: dict[str, tuple[Finding, Path]] = {}
@@ -146,121 +127,131 @@ def _in_turn(wanted: Sequence[Sequence[tuple[Finding, Path]]], limit: int) -> li
     return [row[turn] for turn in range(longest) for row in wanted if turn < len(row)][:limit]
 
 
-def _chips(counts: Counter[State]) -> str:
-    return "".join(
-        f'<span class="chip {state}">{counts[state]:,} {_NAMES[state][counts[state] != 1]}</span>'
+def _chips(counts: Counter[State]) -> list[Markup]:
+    return [
+        el("span", f"{counts[state]:,} {_NAMES[state][counts[state] != 1]}", class_=f"state {state}")
         for state in _STATES
         if counts[state]
-    )
+    ]
 
 
 def _total(groups: Sequence[_Group]) -> Counter[State]:
     return sum((group.counts for group in groups), Counter())
 
 
-def _header(audit: Audit, name: str) -> str:
+def _headline(audit: Audit) -> Markup:
     share = 100 * audit.images_prepared / audit.images_in if audit.images_in else 0
-    kind = {0: " none", audit.images_in: " whole"}.get(audit.images_prepared, "")
-    return (
-        f'<header><p class="eyebrow">Shardbox audit</p><h1>{html_text(name)}</h1><div class="box"><div class="sum">'
-        f"<div><b>{audit.images_in:,}</b><span>images in</span></div><i>=</i>"
-        f"<div><b>{audit.images_prepared:,}</b><span>prepared</span></div><i>+</i>"
-        f"<div><b>{audit.images_quarantined:,}</b><span>quarantined</span></div></div>"
-        f'<div class="share{kind}" style="--v:{share:.2f}%"></div></div></header>'
+    kind = {0: "share none", audit.images_in: "share whole"}.get(audit.images_prepared, "share")
+    parts = (
+        _counted(audit.images_in, "images in"),
+        el("i", "="),
+        _counted(audit.images_prepared, "prepared"),
+        el("i", "+"),
+        _counted(audit.images_quarantined, "quarantined"),
     )
+    return el("div", el("div", parts, class_="sum"), el("div", class_=kind, style=f"--v:{share:.2f}%"), class_="box")
 
 
-def _summary(groups: Sequence[_Group]) -> str:
+def _counted(count: int, what: str) -> Markup:
+    return el("div", el("b", f"{count:,}"), el("span", what))
+
+
+def _summary(groups: Sequence[_Group]) -> Section:
     if not groups:
-        return '<section class="box"><h2>Nothing was found</h2><p>Every check passed.</p></section>'
-    rows = "".join(
-        f'<tr><td><a href="#{group.code}">{group.code}</a></td><td>{_chips(group.counts)}</td>'
-        f"<td>{escape(MEANINGS[group.code])}</td></tr>"
+        return Section("found", "Nothing was found", el("p", "Every check passed."))
+    rows = [
+        [
+            Cell("", drawn=el("a", group.code, href=f"#{group.code}")),
+            Cell("", drawn=_chips(group.counts)),
+            words(MEANINGS[group.code]),
+        ]
         for group in groups
-    )
-    return (
-        f'<section class="box"><div class="head"><h2>What was found</h2><span>{_chips(_total(groups))}</span></div>'
-        '<p class="soft">An error keeps its image out, unless it was repaired; warnings and notes keep nothing out.</p>'
-        '<table class="codes"><thead><tr><th>code</th><th>how many</th><th>what it means</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></section>"
+    ]
+    said = note("An error keeps its image out, unless it was repaired; warnings and notes keep nothing out.")
+    listed = table("what was found", ("code", "how many", "what it means"), rows, sorts=False)
+    return Section(
+        "found", "What was found", markup(said, el("div", listed, class_="codes")), beside=_chips(_total(groups))
     )
 
 
-def _keys(groups: Sequence[_Group]) -> str:
+def _keys(groups: Sequence[_Group]) -> Markup:
     """What is to be seen: by state, and by a word in it."""
-    if not groups:
-        return ""
     total = _total(groups)
-    boxes = "".join(
-        f'<label><input type="checkbox" value="{state[0]}" checked><span class="chip {state}">{_NAMES[state][1]}</span>'
-        "</label>"
+    boxes = [
+        el(
+            "label",
+            el("input", type="checkbox", value=state[0], checked=True),
+            el("span", _NAMES[state][1], class_=f"state {state}"),
+        )
         for state in _STATES
         if total[state]
-    )
-    search = '<input type="search" id="words" placeholder="file, value or code" aria-label="filter by text">'
-    return f'<div class="keys">{boxes}{search}<output></output></div>'
+    ]
+    search = el("input", type="search", id="words", placeholder="file, value or code", aria_label="filter by text")
+    return el("div", boxes, search, el("output"), class_="keys states")
 
 
-def _section(group: _Group, pictures: Mapping[int, str]) -> str:
+def _section(group: _Group, pictures: Mapping[int, Markup], before: Content) -> Section:
     """One code: what it is, the findings with a picture, and the others."""
     remedy = group.remedy
     shown = [finding for finding in group.listed if id(finding) in pictures]
     others = [finding for finding in group.listed if id(finding) not in pictures]
-    cards = "".join(_item(finding, remedy, pictures[id(finding)]) for finding in shown)
-    cards = f'<ul class="pics">{cards}</ul>' if cards else ""
-    rows = "".join(_item(finding, remedy) for finding in others)
-    rows = f'<ul class="rows">{rows}</ul>' if rows else ""
+    cards = [_item(finding, remedy, pictures[id(finding)]) for finding in shown]
+    rows = el("ul", [_item(finding, remedy) for finding in others], class_="found rows") if others else None
     if rows and len(others) > (0 if shown else _OPEN_ROWS):
-        rows = f"<details><summary>{plural(len(others), 'finding')} without a picture</summary>{rows}</details>"
-    left_out = group.counts.total() - len(group.listed)
-    more = f'<p class="soft">{left_out:,} more are in <a href="audit.json">audit.json</a>.</p>' if left_out else ""
-    same = f" Here: {html_text(remedy)}." if remedy else ""
-    return (
-        f'<section class="box group" id="{group.code}"><div class="head"><h2>{group.code}</h2>'
-        f"<span>{_chips(group.counts)}</span></div><p>{escape(MEANINGS[group.code])} "
-        f'<span class="soft">{escape(REMEDIES[group.code])}{same}</span></p>'
-        f"{cards}{rows}{more}</section>"
+        rows = el("details", el("summary", f"{plural(len(others), 'finding')} without a picture"), rows)
+    content = markup(
+        el("p", MEANINGS[group.code], " ", el("span", REMEDIES[group.code], class_="note")),
+        note(f"Here: {remedy}.") if remedy else None,
+        el("ul", cards, class_="found pics") if cards else None,
+        rows,
+        _more(group.counts.total() - len(group.listed)),
     )
+    return Section(group.code, group.code, content, kind="box group", beside=_chips(group.counts), before=before)
 
 
-def _item(finding: Finding, same_remedy: str | None, picture: str = "") -> str:
+def _more(left_out: int) -> Markup | None:
+    return note(f"{left_out:,} more are in ", el("a", "audit.json", href="audit.json"), ".") if left_out else None
+
+
+def _item(finding: Finding, same_remedy: str | None, picture: Content = None) -> Markup:
     """One finding; its remedy is left out where the section says it for all."""
     place = finding.file if finding.line is None else f"{finding.file}:{finding.line}"
-    remedy = "" if same_remedy is not None else f"<em>{html_text(finding.remedy)}</em>"
     image = finding.image_id
-    # Most files are named after their image, or are the image.
-    owner = "" if image is None or image in finding.file else f"<em>image {html_text(image)}</em>"
-    said = f'<span class="place">{html_path(place)}</span>{html_text(finding.value)}{owner}{remedy}'
-    return f'<li class="{_state(finding)[0]}">{f"{picture}<div>{said}</div>" if picture else said}</li>'
+    said = markup(
+        el("span", path_text(place), class_="place"),
+        finding.value,
+        # Most files are named after their image, or are the image.
+        el("em", f"image {image}") if image is not None and image not in finding.file else None,
+        el("em", finding.remedy) if same_remedy is None else None,
+    )
+    return el("li", *((picture, el("div", said)) if picture else (said,)), class_=_state(finding)[0])
 
 
-def _quarantined(audit: Audit) -> str:
+def _quarantined(audit: Audit) -> Section | None:
     """The images that were kept out, and why."""
     if not audit.quarantined:
-        return ""
+        return None
     first = audit.quarantined[:LISTED_PER_CODE]
     reasons: dict[str, set[str]] = {image_id: set() for image_id in first}
     for finding in audit.errors:
         if finding.image_id in reasons:
             reasons[finding.image_id].add(finding.code)
-    rows = "".join(
-        f"<tr><td><code>{html_text(image_id)}</code></td><td>{', '.join(sorted(codes))}</td></tr>"
-        for image_id, codes in reasons.items()
+    rows = [[words(image_id), words(", ".join(sorted(codes)))] for image_id, codes in reasons.items()]
+    listed = el(
+        "details",
+        el("summary", f"{plural(audit.images_quarantined, 'image')} in quarantine"),
+        table("images that were kept out", ("image", "why"), rows),
+        _more(audit.images_quarantined - len(first)),
     )
-    left_out = audit.images_quarantined - len(first)
-    more = f'<p class="soft">{left_out:,} more are in <a href="audit.json">audit.json</a>.</p>' if left_out else ""
-    return (
-        f'<section class="box"><div class="head"><h2>Kept out</h2></div><details><summary>'
-        f'{plural(audit.images_quarantined, "image")} in quarantine</summary><table class="out"><thead><tr>'
-        f"<th>image</th><th>why</th></tr></thead><tbody>{rows}</tbody></table>{more}</details></section>"
-    )
+    return Section("quarantined", "Kept out", listed)
 
 
-def _footer() -> str:
-    return (
-        f"<footer><p>At most {LISTED_PER_CODE} findings and {PICTURES_PER_CODE} pictures of a code are shown, and "
-        f"{LISTED:,} findings and {PICTURES} pictures in all; "
-        '<a href="audit.json">audit.json</a> beside this page has every finding. '
-        "A frame in a picture is the box in question; the checked ground around a picture lies outside the image."
-        "</p></footer>"
+def _foot() -> Markup:
+    return el(
+        "p",
+        f"At most {LISTED_PER_CODE} findings and {PICTURES_PER_CODE} pictures of a code are shown, and {LISTED:,} "
+        f"findings and {PICTURES} pictures in all; ",
+        el("a", "audit.json", href="audit.json"),
+        " beside this page has every finding. A frame in a picture is the box in question; the checked ground around a "
+        "picture lies outside the image.",
     )

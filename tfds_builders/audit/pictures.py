@@ -1,12 +1,10 @@
 """The small pictures of an audit: an image made small, and over it the box that is in question."""
 
-import base64
 import math
 import stat
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +15,7 @@ import simplejpeg
 from dataflow.boxes import Size
 from dataflow.findings import Finding
 from dataflow.images import ImageError, RgbImage, decode_rgb, read_header, turn_upright
-from tfds_builders.audit.explanations import legible
+from tfds_builders.pages.markup import Content, Markup, el, jpeg_address, markup
 
 THUMBNAIL_PX: Final = 160
 """Longer side of a picture, in pixels."""
@@ -103,35 +101,36 @@ def _decode_jpeg(data: bytes) -> RgbImage | None:
         return None
 
 
-def draw_picture(finding: Finding, picture: Thumbnail | str) -> str:
-    """HTML of a picture with the box of `finding`, or of a tile that says why there is none."""
-    name = escape(legible(finding.image_id or finding.file, 200))
+def draw_picture(finding: Finding, picture: Thumbnail | str) -> Markup:
+    """A picture with the box of `finding`, or a tile that says why there is none."""
     if isinstance(picture, str):
-        reason = escape(legible(picture, 160))
-        return f'<figure><div class="none"><b>cannot be shown</b>{reason}</div></figure>'
-    frame, drawn = (0.0, 0.0, *picture.shown[::-1]), ""
+        return el("figure", el("div", el("b", "cannot be shown"), picture, class_="none"))
+    frame, drawn = (0.0, 0.0, *picture.shown[::-1]), None
     if finding.box is not None and all(map(math.isfinite, finding.box)):
         box = _scaled(finding.box, picture)
         frame = _frame(frame, box)
         drawn = _rectangle(box, frame) if _meet(box, frame) else _arrow(box, frame)
-    return f"<figure>{_svg(picture, frame, drawn, name)}</figure>"
+    return el("figure", _svg(picture, frame, drawn, finding.image_id or finding.file))
 
 
-def draw_boxes(picture: Thumbnail, boxes: Iterable[tuple[Corners, str]], caption: str) -> str:
-    """HTML of a picture with boxes (xyxy px of the original image, and a CSS class) over it, and a caption under it."""
+def draw_boxes(picture: Thumbnail, boxes: Iterable[tuple[Corners, str]], caption: str) -> Markup:
+    """A picture with boxes (xyxy px of the original image, and a CSS class) over it, and a caption under it."""
     frame = (0.0, 0.0, *picture.shown[::-1])
-    drawn = "".join(_rectangle(_scaled(box, picture), frame, kind) for box, kind in boxes)
-    name = escape(caption)
-    return f"<figure>{_svg(picture, frame, drawn, name)}<figcaption>{name}</figcaption></figure>"
+    drawn = [_rectangle(_scaled(box, picture), frame, kind) for box, kind in boxes]
+    return el("figure", _svg(picture, frame, drawn, caption), el("figcaption", caption))
 
 
-def _svg(picture: Thumbnail, frame: Corners, drawn: str, name: str) -> str:
+def _svg(picture: Thumbnail, frame: Corners, drawn: Content, name: str) -> Markup:
     """What `frame` shows of a picture, and what is drawn over it."""
     (height, width), (x0, y0, x1, y1) = picture.shown, frame
-    return (
-        f'<svg role="img" aria-label="{name}" viewBox="{x0:.4g} {y0:.4g} {x1 - x0:.4g} {y1 - y0:.4g}">'
-        f'<image width="{width:.4g}" height="{height:.4g}" href="data:image/jpeg;base64,'
-        f'{base64.b64encode(picture.jpeg).decode()}"/>{drawn}</svg>'
+    return el(
+        "svg",
+        el("image", width=width, height=height, href=jpeg_address(picture.jpeg)),
+        drawn,
+        class_="thumb",
+        role="img",
+        aria_label=name,
+        viewBox=f"{x0:.4g} {y0:.4g} {x1 - x0:.4g} {y1 - y0:.4g}",
     )
 
 
@@ -167,17 +166,16 @@ def _meet(box: Corners, frame: Corners) -> bool:
     return box[0] < frame[2] and box[2] > frame[0] and box[1] < frame[3] and box[3] > frame[1]
 
 
-def _rectangle(box: Corners, frame: Corners, kind: str = "") -> str:
+def _rectangle(box: Corners, frame: Corners, kind: str = "") -> Markup:
     """The box, of a CSS class; a side beyond the frame is left open, so that one sees that it goes on."""
     beyond = 9.0
     x0, y0 = max(box[0], frame[0] - beyond), max(box[1], frame[1] - beyond)
     x1, y1 = min(box[2], frame[2] + beyond), min(box[3], frame[3] + beyond)
-    place = f'x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}"'
-    own = f'class="{kind}" ' if kind else ""
-    return f'<rect class="halo" {place}/><rect {own}{place}/>'
+    place = {"x": f"{x0:.1f}", "y": f"{y0:.1f}", "width": f"{x1 - x0:.1f}", "height": f"{y1 - y0:.1f}"}
+    return markup(el("rect", class_="halo", **place), el("rect", class_=kind or None, **place))
 
 
-def _arrow(box: Corners, frame: Corners) -> str:
+def _arrow(box: Corners, frame: Corners) -> Markup:
     """An arrow at the edge of the frame towards a box that is nowhere near it."""
     x, y = (box[0] / 2 + box[2] / 2, box[1] / 2 + box[3] / 2)
     inset = _ARROW_ROOM / 2
@@ -185,4 +183,4 @@ def _arrow(box: Corners, frame: Corners) -> str:
     at_y = min(max(y, frame[1] + inset), frame[3] - inset)
     turn = math.degrees(math.atan2(y - at_y, x - at_x))
     place = f"translate({at_x:.1f} {at_y:.1f}) rotate({turn:.0f})"
-    return f'<path d="M-9-7 8 0-9 7-5 0z" transform="{place}"><title>the box is far outside, this way</title></path>'
+    return el("path", el("title", "the box is far outside, this way"), d="M-9-7 8 0-9 7-5 0z", transform=place)

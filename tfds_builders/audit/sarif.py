@@ -9,7 +9,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from dataflow.findings import Audit, Code, Finding
-from tfds_builders.audit.explanations import MEANINGS, REMEDIES, legible
+from tfds_builders.audit.explanations import MEANINGS, REMEDIES
+from tfds_builders.pages.markup import legible
 
 # GitHub's code scanning refuses a run of more than 25,000 results and keeps 5,000 of it: what is beyond is counted.
 MAX_RESULTS: Final = 5_000

@@ -371,7 +371,7 @@ def _tell(paths: Mapping[str, str]) -> None:
 def question(address: str, paths: Mapping[str, str]) -> str:
     """The `answer` of a worker that the pool at `address` starts. Waits for ever where none comes."""
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    # Without files for the workers. The runner's own words for that are a token, by which the boot program of containers
+    # Without files for workers. The runner's own word for that is a token, by which the boot program of containers
     # asks for files in a manner that the runner does not know any more.
     nothing = ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo())
     runner = FnApiRunner(default_environment=ExternalEnvironment(address), provision_info=nothing)

@@ -15,7 +15,9 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from dataflow.beam_jobs import DEFAULT_RUNNER, METRICS, LostElementsError, check_runner, run_steps
+from dataflow.beam_jobs import METRICS, LostElementsError
+from dataflow.beam_options import DEFAULT_RUNNER, check_runner
+from dataflow.beam_pipelines import run_pipeline
 from dataflow.errors import ShardboxError
 from dataflow.paths import location
 from dataflow.progress import watch
@@ -82,7 +84,7 @@ def run_on_beam(
 
     Raises:
         UsageError: see `check_runner`.
-        WorkerDiedError: a worker process of FnApiRunner was killed; the parts that are there stay.
+        WorkerFailedError, WorkerDiedError, EngineFailedError: see `run_pipeline`; the parts that are there stay.
         LostElementsError: the runner ended without doing every shard.
         ShardboxError: what the task raised.
     """
@@ -101,7 +103,7 @@ def run_on_beam(
         )
 
     with watch(what, len(shards), "shards", parts):
-        run_steps(steps, runner, arguments, kept="the parts that were done are kept")
+        run_pipeline(steps, runner, arguments, kept="the parts that were done are kept")
     plan.unlink()
     raise_failures(task.directory)
     if (done := parts()) != len(shards):

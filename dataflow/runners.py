@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from dataflow.cluster import JobServer, answers, flink_cluster, host_of, is_here, on_network_disk
+from dataflow.cluster import JobServer, answers, flink_cluster, host_of, is_here, on_network_disk, speaks_http2
 
 Level = Literal["good", "note", "bad"]
 """`bad` must be mended before the job is submitted; `note` is for a person to judge."""
@@ -102,14 +102,13 @@ def _engine(submission: Submission) -> Iterator[Check]:
 def _job_service(endpoint: str | None) -> Check:
     if not endpoint:
         return Check("job service", "bad", "no --job_endpoint", "name it after --: --job_endpoint=HOST:PORT")
-    if answers(endpoint):
-        return Check("job service", "good", f"{endpoint} answers")
-    return Check(
-        "job service",
-        "bad",
-        f"nothing answers at {endpoint}",
-        "start it: python -m apache_beam.runners.portability.local_job_service_main -p PORT, or an engine's job server",
-    )
+    start = "python -m apache_beam.runners.portability.local_job_service_main -p PORT, or an engine's job server"
+    if not answers(endpoint):
+        return Check("job service", "bad", f"nothing answers at {endpoint}", f"start it: {start}")
+    if not speaks_http2(endpoint):
+        found = f"what answers at {endpoint} is no job service"
+        return Check("job service", "bad", found, f"name the port of the job service itself: {start}")
+    return Check("job service", "good", f"{endpoint} answers")
 
 
 def _prism(options: Options, beam_version: str) -> Check:
@@ -163,6 +162,9 @@ def _job_server(server: JobServer, beam_version: str) -> Check:
         return Check("job server", "note", f"Beam downloads {cached.name}", f"or fetch it, and --{server.option}=JAR")
     if "://" not in server.jar and not Path(server.jar).is_file():
         return Check("job server", "bad", f"--{server.option}={server.jar} is no file", "check the path")
+    if "://" not in server.jar and (amiss := server.amiss()):
+        fetch = f"name {server.published(beam_version)}, from Maven Central"
+        return Check("job server", "bad", f"--{server.option}={server.jar} {amiss}", fetch)
     version = server.version()
     if version == beam_version:
         return Check("job server", "good", f"{server.jar}, Beam {version}")

@@ -21,18 +21,21 @@ _MOST = 4000
 
 
 class WorkerFailedError(DataRefusedError):
-    """A shard could not be written (exit status 1). A note has the worker's traceback."""
+    """A worker could not do its work (exit status 1). A note has its traceback."""
 
 
 @contextmanager
-def failures_marked(shard: str) -> Iterator[None]:
-    """Raise what the block raises as a `RuntimeError` that `failure_in` understands. For workers."""
+def failures_marked(what: str) -> Iterator[None]:
+    """Raise what the block raises as a `RuntimeError` that `failure_in` understands. For workers.
+
+    `what` is what then did not work, as a sentence: "shard train 3 could not be written".
+    """
     try:
         yield
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         told = {
-            "shard": shard,
+            "failed": what,
             "what": f"{type(error).__name__}: {error}",
             "at": f"{Path(frame.filename).name}:{frame.lineno}",
             "message": error.message if isinstance(error, ShardboxError) else "",
@@ -51,7 +54,7 @@ def failure_in(text: str, kept: str) -> WorkerFailedError | None:
         told, _ = json.JSONDecoder().raw_decode(rest)
     except json.JSONDecodeError:  # Cut short on its way.
         return None
-    error = WorkerFailedError(f"shard {told['shard']} could not be written: {_reason(told)}; {kept}", _remedy(told))
+    error = WorkerFailedError(f"{told['failed']}: {_reason(told)}; {kept}", _remedy(told))
     error.add_note(told["trace"])
     return error
 

@@ -72,7 +72,7 @@ def ask_pool(submission: Submission, patience_s: float = PATIENCE_S) -> list[Che
     if is_here(host_of(address)) and not engine_is_here(submission):
         return []
     paths = {what: str(nearest(location(path))) for what, path in submission.paths.items()}
-    code = f"from dataflow.beam_jobs import question; print({_ANSWER!r} + question(*{(address, paths)!r}))"
+    code = f"from dataflow.beam_pipelines import question; print({_ANSWER!r} + question(*{(address, paths)!r}))"
     folders = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         done = subprocess.run(

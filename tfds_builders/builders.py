@@ -16,7 +16,8 @@ from google.protobuf import json_format  # type: ignore[import-untyped]
 from tensorflow_datasets.core import dataset_builder
 from tensorflow_datasets.core import splits as splits_lib
 
-from dataflow.beam_jobs import ShardJob, check_runner, run_shard_job
+from dataflow.beam_jobs import ShardJob, run_shard_job
+from dataflow.beam_options import check_runner
 from dataflow.cloud_paths import is_cloud
 from dataflow.errors import DataRefusedError, UsageError
 from dataflow.findings import Audit, Finding, Policy, sorted_findings
@@ -199,9 +200,9 @@ class ShardBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  
             upload_files(Path(self.data_dir), self._work)
             publish(self._work, self._target)
         except BaseException as error:
-            # Who stops waiting for a job elsewhere does not stop the job.
-            left = isinstance(error, KeyboardInterrupt) and self._running.outlives_launcher
-            if not left and not self._running.unfinished:
+            if isinstance(error, KeyboardInterrupt) and self._running.outlives_interruption:
+                error.add_note(f"the job goes on; when it is done: shardbox finish {self._work}")
+            elif not self._running.unfinished:
                 discard(self._work)
             raise
 

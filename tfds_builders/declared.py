@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder
 
-from dataflow.beam_jobs import DEFAULT_RUNNER
+from dataflow.beam_options import DEFAULT_RUNNER
 from dataflow.errors import UsageError
 from dataflow.findings import Policy
 from dataflow.splits import FrameRanges, parse_splits

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataflow.beam_jobs import DEFAULT_RUNNER
+from dataflow.beam_options import DEFAULT_RUNNER
 
 
 @dataclass(frozen=True)
@@ -23,3 +23,8 @@ class Running:
     def outlives_launcher(self) -> bool:
         """Whether workers go on when the launcher is gone."""
         return self.runner in ("DataflowRunner", "FlinkRunner", "SparkRunner")
+
+    @property
+    def outlives_interruption(self) -> bool:
+        """Whether the job goes on where somebody presses Ctrl-C; others are cancelled."""
+        return self.runner == "DataflowRunner"

@@ -37,7 +37,7 @@ def _machine() -> Iterator[Check]:
 
 def _job(arguments: Namespace) -> tuple[list[Check], list[str]]:
     """What was looked at, and the words of the command that would submit the job, with all that it adds by itself."""
-    from dataflow.beam_jobs import added_arguments, submission
+    from dataflow.beam_options import added_arguments, submission
     from dataflow.runners import submission_checks
     from dataflow.worker_pool import ask_pool, store_checks
 

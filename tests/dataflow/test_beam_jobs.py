@@ -10,7 +10,8 @@ import apache_beam as beam
 import pytest
 
 from dataflow.alignment_counts import PairAlignment
-from dataflow.beam_jobs import LostElementsError, ShardJob, add_job, check_runner, run_shard_job, write_plan
+from dataflow.beam_jobs import LostElementsError, ShardJob, add_job, run_shard_job, write_plan
+from dataflow.beam_options import check_runner
 from dataflow.errors import UsageError
 from dataflow.findings import Code, Finding
 from dataflow.prepared import METRICS

@@ -6,15 +6,18 @@ import sys
 import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import apache_beam
+import grpc
 import pytest
 
 from dataflow import runners
-from dataflow.beam_jobs import added_arguments, check_runner, check_worker, pipeline_options, runner_checks
+from dataflow.beam_jobs import check_worker
+from dataflow.beam_options import added_arguments, check_runner, pipeline_options, runner_checks
 from dataflow.cluster import FlinkCluster, JobServer, answers, flink_cluster, host_of, is_here, on_network_disk
 from dataflow.errors import UsageError
 from dataflow.runners import Check
@@ -111,6 +114,17 @@ def test_engines_that_do_not_answer(nobody: str) -> None:
     assert found("PortableRunner", f"--job_endpoint={nobody}", *external)["worker pool"].level == "bad"
 
 
+def test_an_endpoint_that_is_no_job_service(flink: str) -> None:
+    """A client of gRPC would wait for ever for a page such as Flink's."""
+    page = found("FlinkRunner", f"--flink_master={flink}", f"--job_endpoint={flink}")["job service"]
+    assert page.level == "bad" and page.found == f"what answers at {flink} is no job service"
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    assert found("PortableRunner", f"--job_endpoint=127.0.0.1:{port}")["job service"].level == "good"
+    server.stop(None)
+
+
 def jar(path: Path, class_path: str = "") -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("META-INF/MANIFEST.MF", f"Manifest-Version: 1.0\r\n{class_path}\r\n")
@@ -131,6 +145,13 @@ def test_the_version_of_a_job_server(tmp_path: Path) -> None:
         assert (check.level, told in check.found) == (level, True), check
     absent = found("SparkRunner", f"--spark_job_server_jar={tmp_path / 'no.jar'}")["job server"]
     assert absent.level == "bad" and "no.jar is no file" in absent.found
+    jar(tmp_path / "other.jar", "Main-Class: org.apache.beam.runners.spark.SparkJobServerDriver\r\n")
+    other = found("FlinkRunner", f"--flink_job_server_jar={tmp_path / 'other.jar'}")["job server"]
+    assert other.level == "bad" and "SparkJobServerDriver, no job server of Flink" in other.found
+    assert found("SparkRunner", f"--spark_job_server_jar={tmp_path / 'other.jar'}")["job server"].level == "note"
+    (tmp_path / "text.jar").write_text("no archive")
+    text = found("FlinkRunner", f"--flink_job_server_jar={tmp_path / 'text.jar'}")["job server"]
+    assert text.level == "bad" and text.found.endswith("text.jar is no jar") and "Maven Central" in text.remedy
     named = JobServer.of("SparkRunner", {"spark_job_server_jar": None, "spark_version": "3"})
     assert named.published("2.77.0") == "beam-runners-spark-3-job-server-2.77.0.jar"
 
@@ -219,6 +240,7 @@ def test_jobs_are_refused_for_the_same_reasons(tmp_path: Path, monkeypatch: pyte
         check_runner("PortableRunner", ())
     with pytest.raises(UsageError, match=r"source: .* is on this machine, and workers of FlinkRunner are on other"):
         monkeypatch.setattr(runners, "answers", lambda _: True)
+        monkeypatch.setattr(runners, "speaks_http2", lambda _: True)
         monkeypatch.setattr(runners, "flink_cluster", lambda _: FlinkCluster("2.2.0", 4, True))
         job = ("--job_endpoint=localhost:1", "--environment_type=LOOPBACK", "--flink_master=far.invalid:1")
         check_runner("FlinkRunner", job, {"source": str(tmp_path)})

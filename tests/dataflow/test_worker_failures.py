@@ -11,10 +11,10 @@ from dataflow.errors import UsageError
 from dataflow.worker_failures import WorkerFailedError, failure_in, failures_marked
 
 
-def marked(error: Exception, shard: str = "train 3") -> str:
+def marked(error: Exception, what: str = "shard train 3 could not be written") -> str:
     """What Python says of an error in the middle of a shard."""
     try:
-        with failures_marked(shard):
+        with failures_marked(what):
             raise error
     except RuntimeError as raised:
         return "".join(traceback.format_exception(raised))
@@ -27,9 +27,9 @@ def told(text: str) -> WorkerFailedError:
 
 
 @given(st.text(), st.text())
-def test_any_words_come_back(words: str, shard: str) -> None:
-    failure = told(marked(KeyError(words), shard))
-    assert failure.message.startswith(f"shard {shard} could not be written: KeyError: {words!r}")
+def test_any_words_come_back(words: str, what: str) -> None:
+    failure = told(marked(KeyError(words), what))
+    assert failure.message.startswith(f"{what}: KeyError: {words!r}")
     assert failure.message.endswith("; nothing was kept") and failure.exit_status == 1
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dataflow.beam_jobs import submission
+from dataflow.beam_options import submission
 from dataflow.paths import location
 from dataflow.runners import Check
 from dataflow.worker_pool import ask_pool

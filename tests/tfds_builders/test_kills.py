@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
 
 from dataflow import beam_jobs
-from dataflow.beam_jobs import WorkerDiedError
+from dataflow.engine_failures import WorkerDiedError
 from dataflow.errors import UsageError
 from dataflow.prepared import METRICS, PreparedDataset
 from tests.factories import Picture, logical_dataset, write, write_yolo

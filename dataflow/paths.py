@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -160,10 +160,33 @@ def _cached(path: Path) -> Path:
     status = path.stat()
     version = hashlib.sha256(f"{path}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()[:32]
     local = cache_directory() / version / path.name
-    if not local.exists():
-        local.parent.mkdir(parents=True, exist_ok=True)
-        cast(CloudPath, path).download(local)
+    _fetch(path, local)
     return local
+
+
+def cached_directory(path: Path, wanted: Callable[[str], bool]) -> Path:
+    """A directory of an object store as one in the cache, with those of its files whose names are `wanted`.
+
+    Each state of the directory is a copy of its own, which is made once.
+
+    Raises:
+        UsageError: there is nothing, or the store cannot be used.
+    """
+    found = {name: status for name, status in sorted(objects_below(path).items()) if wanted(name)}
+    if not found:
+        raise UsageError(f"{path}: there is nothing", "check the path")
+    states = [f"{name}\0{status.st_size}\0{status.st_mtime_ns}" for name, status in found.items()]
+    version = hashlib.sha256("\0".join([str(path), *states]).encode()).hexdigest()[:32]
+    local = cache_directory() / version / path.name
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        list(pool.map(lambda name: _fetch(path / name, local / name), found))
+    return local
+
+
+def _fetch(source: Path, target: Path) -> None:
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cast(CloudPath, source).download(target)
 
 
 @contextmanager

@@ -1,8 +1,11 @@
-"""A proxy on loopback before the emulator of gs://: it keeps what is asked for, and fails where it is told to."""
+"""A proxy on loopback before the emulator of gs://: it keeps what is asked for, fails where it is told to, and gives
+listings in pages, which the emulator does not."""
 
+import json
 import os
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +16,14 @@ from dataflow import object_stores
 
 
 class Proxy:
-    """`asked`: method and path of every request. `busy`: how often each object still answers 503."""
+    """`asked`: method and path of every request. `busy`: how often each object still answers 503. `page`: objects in
+    one answer to a listing, 0 for all."""
 
     def __init__(self, store: str) -> None:
         self.store = store
         self.asked: list[str] = []
         self.busy: dict[str, int] = {}
+        self.page = 0
         self._lock = threading.Lock()
 
     def fails(self, request: str) -> bool:
@@ -29,6 +34,21 @@ class Proxy:
             if name is not None:
                 self.busy[name] -= 1
             return name is not None
+
+    def paged(self, path: str, body: bytes) -> bytes:
+        """The page of a listing that is asked for. Its second is empty and not the last, as Google's documentation of
+        `nextPageToken` allows."""
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(path).query)
+        start, empty = int(query.get("pageToken", ["0"])[0].lstrip("e")), query.get("pageToken", [""])[0][:1] == "e"
+        content = json.loads(body)
+        items = content.pop("items", [])
+        content.pop("nextPageToken", None)
+        stop = start if empty else start + min(self.page, int(query["maxResults"][0]))
+        if items[start:stop]:
+            content["items"] = items[start:stop]
+        if stop < len(items):
+            content["nextPageToken"] = f"e{stop}" if start == 0 and not empty else str(stop)
+        return json.dumps(content).encode()
 
 
 def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
@@ -44,7 +64,10 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             asked = urllib.request.Request(proxy.store + self.path, body, dict(self.headers), method=self.command)
             try:
                 with urllib.request.urlopen(asked) as told:
-                    self._answer(told.status, told.getheaders(), told.read())
+                    content = told.read()
+                    if proxy.page and urllib.parse.urlsplit(self.path).path.endswith("/o") and self.command == "GET":
+                        content = proxy.paged(self.path, content)
+                    self._answer(told.status, told.getheaders(), content)
             except urllib.error.HTTPError as error:
                 self._answer(error.code, list(error.headers.items()), error.read())
 

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from dataflow.paths import location
-from trainers.options import TOOLS, add_command, local_path
+from trainers.options import TOOLS, add_command, local_path, place
 
 _MODULE = "trainers.analysis_commands"
 _COMPARING = "trainers.comparing_commands"
@@ -12,11 +11,9 @@ _COMPARING = "trainers.comparing_commands"
 
 def _add_evaluate(commands: Any) -> None:
     parser = add_command(commands, _MODULE, "evaluate", "Compare predictions with the truth", "prepared dataset")
+    parser.add_argument("--predictions", type=place, required=True, metavar="DIR", help="directory that predict wrote")
     parser.add_argument(
-        "--predictions", type=location, required=True, metavar="DIR", help="directory that predict wrote"
-    )
-    parser.add_argument(
-        "--out", type=location, required=True, metavar="DIR", help="directory for report.html, report.json"
+        "--out", type=place, required=True, metavar="DIR", help="directory for report.html, report.json"
     )
     parser.add_argument("--split", help="split to evaluate (default: the one that was predicted)")
 
@@ -26,10 +23,10 @@ def _add_compare(commands: Any) -> None:
         commands, _COMPARING, "compare", "Say what runs do better and worse than the first of them", "prepared dataset"
     )
     parser.add_argument(
-        "--predictions", type=location, nargs="+", required=True, metavar="DIR", help="directories that predict wrote"
+        "--predictions", type=place, nargs="+", required=True, metavar="DIR", help="directories that predict wrote"
     )
     parser.add_argument(
-        "--out", type=location, required=True, metavar="DIR", help="directory for compare.html, compare.json"
+        "--out", type=place, required=True, metavar="DIR", help="directory for compare.html, compare.json"
     )
     parser.add_argument("--split", help="split to compare on (default: the one that was predicted)")
     parser.add_argument(
@@ -47,16 +44,14 @@ def _add_explain_map(commands: Any) -> None:
         "Say why another tool gives these predictions another mAP",
         "prepared dataset",
     )
-    parser.add_argument(
-        "--predictions", type=location, required=True, metavar="DIR", help="directory that predict wrote"
-    )
+    parser.add_argument("--predictions", type=place, required=True, metavar="DIR", help="directory that predict wrote")
     parser.add_argument("--split", help="split to evaluate (default: the one that was predicted)")
     parser.add_argument(
         "--figure", action="append", default=[], metavar="NAME=VALUE",
         help="what the other tool gave, with all its digits: AP, AP50, AP75, APs, APm or APl; may be repeated",
     )  # fmt: skip
     parser.add_argument(
-        "--torchmetrics", type=local_path, metavar="FILE", help="JSON of what MeanAveragePrecision.compute() gave"
+        "--torchmetrics", type=place, metavar="FILE", help="JSON of what MeanAveragePrecision.compute() gave"
     )
     parser.add_argument(
         "--tool", choices=TOOLS, help="which tool gave the figures: its convention is where the search starts"
@@ -68,13 +63,13 @@ def _add_browse(commands: Any) -> None:
         commands, _MODULE, "browse", "Store truth and predictions in FiftyOne and open its App", "prepared dataset"
     )
     parser.add_argument(
-        "--predictions", type=location, nargs="*", default=[], metavar="DIR", help="directories that predict wrote"
+        "--predictions", type=place, nargs="*", default=[], metavar="DIR", help="directories that predict wrote"
     )
     parser.add_argument("--split", help="split to browse (default: the one that was predicted, else validation)")
     parser.add_argument("--name", help="name of the FiftyOne dataset (default: after DATASET)")
     parser.add_argument(
         "--export-tags",
-        type=Path,
+        type=place,
         metavar="FILE",
         help="write what was done in the App as corrections for `ingest --relabel`, and no more: edited, deleted and "
         "drawn objects, detections tagged `adopt`, objects tagged `mislabelled`, images tagged `relabel` or `exclude`",

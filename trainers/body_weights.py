@@ -37,7 +37,7 @@ from trainers.backbones import (
     stem_of,
     widen_stem,
 )
-from trainers.checkpoints import LoadReport, check_hub, identity_of, quiet_transformers
+from trainers.checkpoints import LoadReport, check_hub, fetched, identity_of, quiet_transformers
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -57,12 +57,12 @@ def find_checkpoint(weights: str) -> Path:
     Raises:
         UsageError: there is none, or the hub cannot be reached.
     """
-    path = Path(weights)
+    path = Path(fetched(weights))
     if not path.exists():
         path = _downloaded(weights)
     if not any((path / name).is_file() for name in ("config.json", "model_index.json")):
         raise UsageError(
-            f"{path} is no checkpoint: it has neither config.json nor model_index.json",
+            f"{weights} is no checkpoint: it has neither config.json nor model_index.json",
             "give the directory of a checkpoint of Hugging Face, timm or diffusers, or a run's",
         )
     return path

@@ -17,11 +17,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from dataflow.cloud_paths import is_cloud
 from dataflow.errors import UsageError
+from dataflow.paths import cached_directory, location
 from dataflow.records import Categories
 
 _HUB_TIMEOUT_S = 15.0
 _LISTED = 4
+_MODEL_SUFFIXES = (".json", ".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
@@ -91,19 +94,35 @@ def quiet_transformers() -> Iterator[None]:
             logging_of.enable_progress_bar()
 
 
+def fetched(weights: str) -> str:
+    """A checkpoint directory in an object store as one in the cache; what else names a checkpoint, as it is.
+
+    Raises:
+        UsageError: there is nothing, or the store cannot be used.
+    """
+    place = location(weights)
+    return str(cached_directory(place, _is_of_model)) if is_cloud(place) else weights
+
+
+def _is_of_model(name: str) -> bool:
+    """Whether a file is of a model, and of no state of a training beside it."""
+    return name.endswith(_MODEL_SUFFIXES) and not name.startswith("checkpoints/")
+
+
 def read_config(weights: str, model_type: str) -> PreTrainedConfig:
     """The configuration of a checkpoint directory or hub model, which must be of `model_type`.
 
     Raises:
         UsageError: it is not there, cannot be reached, or is a checkpoint of another architecture.
     """
-    if Path(weights).exists():
-        _check_directory(Path(weights))
+    at_hand = fetched(weights)
+    if Path(at_hand).exists():
+        _check_directory(Path(at_hand), weights)
     else:
         check_hub(weights)
     try:
         with quiet_transformers():
-            config = AutoConfig.from_pretrained(weights)
+            config = AutoConfig.from_pretrained(at_hand)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().partition("\n")[0]
         raise UsageError(
@@ -117,16 +136,16 @@ def read_config(weights: str, model_type: str) -> PreTrainedConfig:
     return config
 
 
-def _check_directory(path: Path) -> None:
+def _check_directory(path: Path, name: str) -> None:
     """Refuse what `from_pretrained` would refuse at length. Pickled weights are refused: unpickling runs code."""
     if not (path / "config.json").is_file():
         raise UsageError(
-            f"{path} is no checkpoint: it has no config.json", "give the directory of a Hugging Face checkpoint"
+            f"{name} is no checkpoint: it has no config.json", "give the directory of a Hugging Face checkpoint"
         )
     if not (path / "model.safetensors").is_file() and not (path / "model.safetensors.index.json").is_file():
         pickled = (path / "pytorch_model.bin").is_file()
         raise UsageError(
-            f"{path} has no weights in safetensors"
+            f"{name} has no weights in safetensors"
             + (", only pytorch_model.bin, whose loading can run code" if pickled else ""),
             "save it with save_pretrained (safetensors is the default) and give that directory",
         )
@@ -229,7 +248,7 @@ def _stored(
     try:
         with quiet_transformers():
             model, info = model_class.from_pretrained(
-                weights,
+                fetched(weights),
                 config=config,
                 dtype="float32",
                 use_safetensors=True,
@@ -247,10 +266,11 @@ def _stored(
 
 def identity_of(weights: str, commit: str | None) -> str:
     """What says which weights these were, wherever they lay: the hub's commit, or a digest of the files."""
-    if not Path(weights).is_dir():
+    folder = Path(fetched(weights))
+    if not folder.is_dir():
         return f"{weights}@{commit}"
     digest = hashlib.sha256()
-    files = Path(weights).glob("*.safetensors"), Path(weights).rglob("*.safetensors"), Path(weights).rglob("*.bin")
+    files = folder.glob("*.safetensors"), folder.rglob("*.safetensors"), folder.rglob("*.bin")
     for path in next((found for found in map(sorted, files) if found), []):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

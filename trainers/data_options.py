@@ -3,8 +3,7 @@
 import argparse
 from typing import Any
 
-from dataflow.paths import location
-from trainers.options import EXPORTS, FORMATS, METHODS, MODES, add_command, add_runner, add_task_runner, local_path
+from trainers.options import EXPORTS, FORMATS, METHODS, MODES, add_command, add_runner, add_task_runner, place
 
 _MODULE = "trainers.data_commands"
 
@@ -24,20 +23,20 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 
 def _add_ingest(commands: Any) -> None:
     parser = add_command(commands, _MODULE, "ingest", "Turn an annotated source into a prepared dataset")
-    parser.add_argument("source", type=location, metavar="SOURCE", help="directory (or file) of the annotated images")
+    parser.add_argument("source", type=place, metavar="SOURCE", help="directory (or file) of the annotated images")
     parser.add_argument(
         "--format",
         choices=("auto", *FORMATS),
         default="auto",
         help="how SOURCE is annotated (default auto: by what it holds)",
     )
-    parser.add_argument("--out", type=location, required=True, metavar="DIR", help="the dataset goes to DIR/NAME/1.0.0")
+    parser.add_argument("--out", type=place, required=True, metavar="DIR", help="the dataset goes to DIR/NAME/1.0.0")
     parser.add_argument("--name", help="name of the dataset (default: after SOURCE)")
     parser.add_argument("--names", help="class names a,b,c where SOURCE has none")
-    parser.add_argument("--images", type=location, metavar="DIR", help="coco: where the images are")
+    parser.add_argument("--images", type=place, metavar="DIR", help="coco: where the images are")
     parser.add_argument(
         "--relabel",
-        type=local_path,
+        type=place,
         nargs="+",
         default=[],
         metavar="FILE",
@@ -113,7 +112,7 @@ def _add_diff(commands: Any) -> None:
     parser = add_command(
         commands, _MODULE, "diff", "Turn a dataset of pairs into a dataset of difference images", "dataset of pairs"
     )
-    parser.add_argument("--out", type=location, required=True, metavar="DIR", help="the dataset goes to DIR/NAME/1.0.0")
+    parser.add_argument("--out", type=place, required=True, metavar="DIR", help="the dataset goes to DIR/NAME/1.0.0")
     parser.add_argument("--name", help="name of the dataset (default: NAME_MODE)")
     parser.add_argument(
         "--mode",
@@ -140,7 +139,7 @@ def _add_export(commands: Any) -> None:
         commands, _MODULE, "export", "Turn a prepared dataset into an annotation format", "prepared dataset"
     )
     parser.add_argument("--format", choices=EXPORTS, required=True, help="what to write")
-    parser.add_argument("--out", type=location, required=True, metavar="DIR", help="directory to write")
+    parser.add_argument("--out", type=place, required=True, metavar="DIR", help="directory to write")
     parser.add_argument("--split", help="split to export (default: all)")
 
 
@@ -148,7 +147,7 @@ def _add_diff_datasets(commands: Any) -> None:
     parser = add_command(
         commands, _MODULE, "diff-datasets", "Say what changed between two prepared datasets", "prepared dataset"
     )
-    parser.add_argument("other", type=location, metavar="OTHER", help="prepared dataset to compare it with")
+    parser.add_argument("other", type=place, metavar="OTHER", help="prepared dataset to compare it with")
 
 
 def _add_doctor(commands: Any) -> None:
@@ -165,7 +164,7 @@ def _add_doctor(commands: Any) -> None:
 
 def _add_stats(commands: Any) -> None:
     parser = add_command(commands, _MODULE, "stats", "Count what a prepared dataset holds", "prepared dataset")
-    parser.add_argument("--out", type=location, metavar="DIR", help="directory for stats.html and stats.json")
+    parser.add_argument("--out", type=place, metavar="DIR", help="directory for stats.html and stats.json")
     add_task_runner(parser)
 
 
@@ -173,9 +172,7 @@ def _add_finish(commands: Any) -> None:
     parser = add_command(
         commands, _MODULE, "finish", "Complete a build whose launcher is gone and whose shards are there"
     )
-    parser.add_argument(
-        "directory", type=location, metavar="DIR", help="the unfinished directory: .../NAME/incomplete.*"
-    )
+    parser.add_argument("directory", type=place, metavar="DIR", help="the unfinished directory: .../NAME/incomplete.*")
     parser.add_argument("--discard", action="store_true", help="remove it instead")
     parser.add_argument(
         "--launcher-is-gone", action="store_true", help="the launcher ran on another machine, and runs no longer"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dataflow.cloud_paths import is_cloud
+from dataflow.object_stores import SCHEMES
 from dataflow.paths import location
 
 Command = Callable[[argparse.Namespace], dict[str, Any]]
@@ -17,9 +18,17 @@ FORMATS = ("yolo", "coco", "voc", "mot", "virat", "labelme", "cvat", "pairs")
 EXPORTS = (*FORMATS, "detectron2")
 
 
+def place(text: str) -> Path:
+    """A path of this machine, or a place in an object store."""
+    scheme, is_url, _ = text.partition("://")
+    if is_url and scheme not in SCHEMES:
+        raise argparse.ArgumentTypeError(f"{text}: there is no way to {scheme}://; name gs://, s3:// or a path")
+    return location(text)
+
+
 def local_path(text: str) -> Path:
-    """A path of this machine, for what is not read from or written to object stores."""
-    if is_cloud(location(text)):
+    """A path of this machine, for what is not written to object stores."""
+    if is_cloud(place(text)):
         raise argparse.ArgumentTypeError(f"{text} is in an object store: name a directory of this machine, and copy it")
     return Path(text)
 
@@ -39,7 +48,7 @@ def add_command(commands: Any, module: str, name: str, summary: str, reads: str 
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=f"{summary}.")
     parser.set_defaults(command=_command(module, name), command_name=name)
     if reads:
-        parser.add_argument("dataset", type=location, metavar="DATASET", help=reads)
+        parser.add_argument("dataset", type=place, metavar="DATASET", help=reads)
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output and nothing else")
     return parser
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dataflow.errors import UsageError
+from dataflow.paths import location
 from trainers import dense_recipes, detr_recipes
 from trainers.recipe import Recipe
 from trainers.search_space import Choice, check_space, parse, shown, with_values
@@ -45,7 +46,7 @@ def find_recipe(name: str) -> Recipe:
         UsageError: there is none, or the file holds none.
     """
     if name.endswith(".json"):
-        return _read_recipe(Path(name))
+        return _read_recipe(location(name))
     recipes = {make().name: make for make in RECIPES}
     if name not in recipes:
         raise UsageError(

@@ -3,8 +3,7 @@
 import argparse
 from typing import Any
 
-from dataflow.paths import location
-from trainers.options import METHODS, MODES, add_command, add_task_runner
+from trainers.options import METHODS, MODES, add_command, add_task_runner, place
 
 _MODULE = "trainers.training_commands"
 
@@ -25,7 +24,7 @@ def _add_verify_loader(commands: Any) -> None:
 def _add_train(commands: Any) -> None:
     parser = add_command(commands, _MODULE, "train", "Train a detector", "prepared dataset")
     add_training_options(parser)
-    parser.add_argument("--out", type=location, required=True, metavar="RUN", help="directory of the run")
+    parser.add_argument("--out", type=place, required=True, metavar="RUN", help="directory of the run")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of RUN")
     parser.add_argument(
         "--preflight",
@@ -115,8 +114,8 @@ def _add_watching(parser: argparse.ArgumentParser) -> None:
 
 def _add_predict(commands: Any) -> None:
     parser = add_command(commands, _MODULE, "predict", "Detect objects with a trained run", "prepared dataset")
-    parser.add_argument("--run", type=location, required=True, metavar="RUN", help="directory that train wrote")
-    parser.add_argument("--out", type=location, required=True, metavar="DIR", help="directory for the predictions")
+    parser.add_argument("--run", type=place, required=True, metavar="RUN", help="directory that train wrote")
+    parser.add_argument("--out", type=place, required=True, metavar="DIR", help="directory for the predictions")
     parser.add_argument("--split", default="validation", help="split to predict (default validation)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at once (default: the recipe's)")
     add_task_runner(parser)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trainers.options import add_command, local_path
+from trainers.options import add_command, local_path, place
 from trainers.training_options import add_training_options
 
 _MODULE = "trainers.tuning_commands"
@@ -44,7 +44,7 @@ def _add_tune(commands: Any) -> None:
         help="what to vary, again for more: learning_rate=1e-4..1e-2, batch_size=4,8,16, augment=true,false (default: "
         "what is usual for the recipe)",
     )
-    space.add_argument("--space", type=local_path, metavar="FILE", help="the same as a YAML file of NAME: VALUES")
+    space.add_argument("--space", type=place, metavar="FILE", help="the same as a YAML file of NAME: VALUES")
 
 
 ADD_COMMANDS = (_add_preflight, _add_tune)

@@ -57,7 +57,7 @@ _SECOND_ROWS = np.array([[1, 0, 0], [0, 0.5, 0.25], [0, 0, 1]], np.float64)
 _LARGEST_GAIN = 4.0
 _UNVERIFIED_SCORE = 0.5
 _LEAST_SCORE = 0.25
-_REMEDY = "leave the pair out, or difference it unaligned (method 'none') if the camera stood still"
+_REMEDY = "leave the pair out; if the camera stood still, make differences without alignment"
 
 
 class AlignmentError(ShardboxError):

@@ -28,7 +28,7 @@ def run_demo(out: Path, run: Callable[[list[str]], dict[str, Any]]) -> dict[str,
     (out / _MARK).touch()
     start = time.monotonic()
     write_scenes(out / "scenes", SCENES)
-    print(f"{SCENES} scenes of two frames each, in MOTChallenge layout: {out / 'scenes'}")
+    print(f"{SCENES} scenes of two frames each, by a camera that shakes a little: {out / 'scenes'}")
 
     def step(*words: object) -> dict[str, Any]:
         began = time.monotonic()

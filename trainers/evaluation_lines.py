@@ -2,10 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 
-from trainers.error_types import ErrorAnalysis
+from tfds_builders.pages.markup import plural
+from trainers.error_types import Cause, ErrorAnalysis
 from trainers.evaluation import Evaluation
 
 _COSTLIEST = 3
+_CAUSES: Mapping[Cause, str] = {
+    "camera-motion": "the camera moved",
+    "illumination": "the light changed",
+    "unmoved": "both frames show the same",
+}
 
 
 def evaluation_lines(evaluation: Evaluation) -> Iterator[str]:
@@ -43,5 +49,5 @@ def _error_lines(analysis: ErrorAnalysis) -> Iterator[str]:
         image, cost = analysis.ranked[0]
         yield f"  AP50 lost to one image, at most: {cost:.3f} ({image})"
     if any(analysis.causes.values()):
-        causes = ", ".join(f"{count} {cause}" for cause, count in analysis.causes.items() if count)
-        yield f"  suspected in {analysis.counts['background']} detections where nothing changed: {causes}"
+        causes = ", ".join(f"{_CAUSES[cause]} in {count}" for cause, count in analysis.causes.items() if count)
+        yield f"  of {plural(analysis.counts['background'], 'detection')} where nothing changed, suspected: {causes}"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import fiftyone as fo
@@ -92,22 +93,28 @@ def sample(
     }
 
 
-def declare(stored: Any, fields: Mapping[str, FieldType]) -> None:
-    """Have samples fields (paths with dots lead into labels), unless they have them.
+def declare(
+    stored: Any, fields: Mapping[str, FieldType], descriptions: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Have samples fields (paths with dots lead into labels), unless they have them; `descriptions` are by path, too.
 
     At once, because `add_sample_field` writes and reads all that is known of a dataset for each.
     """
     for inner in (False, True):  # Labels come before what is in them.
         stored._merge_sample_field_schema(
-            {path: _field(path, kind) for path, kind in fields.items() if ("." in path) == inner}
+            {
+                path: _field(path, kind, descriptions.get(path))
+                for path, kind in fields.items()
+                if ("." in path) == inner
+            }
         )
 
 
-def _field(path: str, kind: FieldType) -> fo.Field:
+def _field(path: str, kind: FieldType, description: str | None) -> fo.Field:
     name = path.rpartition(".")[2]
     if issubclass(kind, fo.Label):
-        return create_field(name, fo.EmbeddedDocumentField, embedded_doc_type=kind)
-    return create_field(name, kind)
+        return create_field(name, fo.EmbeddedDocumentField, embedded_doc_type=kind, description=description)
+    return create_field(name, kind, description=description)
 
 
 def insert(stored: Any, samples: Iterable[Document]) -> int:

@@ -16,15 +16,14 @@ from dataflow.images import ImageError, encode_png, read_header
 from dataflow.prepared import AUDIT, PreparedDataset
 from trainers import fiftyone_documents as documents
 from trainers.fiftyone_database import FIRST_SLICE, stored_info, update_info
+from trainers.fiftyone_sidebar import FINDING_BOXES, FINDINGS
 from trainers.fiftyone_views import QUARANTINED
 from trainers.frames import dataset_kind
 from trainers.media import mime_type, write_media
 
-FINDINGS = "findings"
-_BOXES = "finding_boxes"
 FINDING_FIELDS: Mapping[str, documents.FieldType] = {
     FINDINGS: fo.Classifications,
-    _BOXES: fo.Detections,
+    FINDING_BOXES: fo.Detections,
     **{f"{FINDINGS}.classifications.{name}": fo.StringField for name in ("severity", "value", "place", "remedy")},
 }
 """Which fields findings have, by path."""
@@ -71,7 +70,7 @@ def finding_fields(found: Sequence[Mapping[str, Any]], size: tuple[int, int] | N
             boxes.append(documents.detection({"label": finding["code"], "bounding_box": box}))
     return {
         FINDINGS: documents.classifications(labels) if labels else None,
-        _BOXES: documents.detections(boxes) if boxes else None,
+        FINDING_BOXES: documents.detections(boxes) if boxes else None,
     }
 
 

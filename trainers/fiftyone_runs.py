@@ -13,6 +13,7 @@ from dataflow.progress import Progress
 from trainers import fiftyone_documents as documents
 from trainers.evaluation import Evaluation
 from trainers.fiftyone_database import GROUND_TRUTH, samples_of, stored_info, update_info
+from trainers.fiftyone_sidebar import run_descriptions
 from trainers.fiftyone_truth import relative_boxes
 from trainers.fiftyone_views import colour
 from trainers.frames import Frame, dataset_kind, examples, without_bytes
@@ -44,7 +45,7 @@ def add_run(stored: Any, dataset: PreparedDataset, found: PredictionSet, evaluat
     key = evaluation_key(field)
     run = {"run_id": found.run_id, "evaluation": key, "splits": digests, **_scores(evaluation)}
     update_info(stored, runs={**runs, field: run})  # The field has its owner even if what follows is interrupted.
-    _declare(stored, field, key)
+    _declare(stored, found.run_id, field, key)
     digests = {**digests, found.split: found.digest}
     # Average precision is of a split; what covers several has none.
     method = COCOEvaluationConfig(field, GROUND_TRUTH, iou=0.5, classwise=True, compute_mAP=len(digests) == 1).build()
@@ -53,7 +54,6 @@ def add_run(stored: Any, dataset: PreparedDataset, found: PredictionSet, evaluat
     written = _write_split(stored, dataset, field, found, evaluation)
     stored.reload()
     _save_results(stored, method, key, [*_matches_of_others(stored, field, found.split), *written], evaluation)
-    method.add_fields_to_sidebar_group(stored, key, omit_fields=(field, GROUND_TRUTH))
     colour(stored, field, key)
     update_info(stored, runs={**runs, field: run | {"splits": digests}})
     return field
@@ -67,14 +67,15 @@ def _scores(evaluation: Evaluation) -> dict[str, float]:
     return {"score": evaluation.errors.score, "sure": sure, "very_sure": very_sure}
 
 
-def _declare(stored: Any, field: str, key: str) -> None:
+def _declare(stored: Any, run_id: str, field: str, key: str) -> None:
     """The fields of a run and its evaluation, and ours: types of errors, suspected causes, what an image costs."""
     fields: dict[str, documents.FieldType] = {field: fo.Detections, f"{key}_cost": fo.FloatField}
     fields |= dict.fromkeys((f"{key}_tp", f"{key}_fp", f"{key}_fn"), fo.IntField)
     for path in (f"{side}.detections.{key}" for side in (GROUND_TRUTH, field)):
         fields |= {path: fo.StringField, f"{path}_id": fo.StringField, f"{path}_iou": fo.FloatField}
         fields[f"{path}_error"] = fo.StringField
-    documents.declare(stored, {**fields, f"{field}.detections.{key}_cause": fo.StringField})
+    fields[f"{field}.detections.{key}_cause"] = fo.StringField
+    documents.declare(stored, fields, run_descriptions(run_id, field, key))
 
 
 def _free_field(stored: Any, run_id: str) -> str:

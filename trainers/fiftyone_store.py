@@ -26,6 +26,7 @@ from trainers.evaluation import evaluate
 from trainers.fiftyone_database import connect, default_name, open_or_make, samples_of
 from trainers.fiftyone_findings import add_quarantined, read_findings
 from trainers.fiftyone_runs import add_run
+from trainers.fiftyone_sidebar import arrange
 from trainers.fiftyone_truth import add_split
 from trainers.fiftyone_views import CONFIDENT, save_views
 from trainers.media import safe_name
@@ -94,6 +95,7 @@ def store(
         fields[found.run_id] = add_run(stored, dataset, found, evaluation)
     if added or apart or fields:
         save_views(stored)
+        arrange(stored)
     samples = len(samples_of(stored, split))
     return StoreSummary(str(stored.name), dataset.splits[split], samples, added, fields, media)
 

@@ -15,6 +15,7 @@ from dataflow.schema import NO_TRACK
 from trainers import fiftyone_documents as documents
 from trainers.fiftyone_database import FIRST_SLICE, GROUND_TRUTH, samples_of, stored_info, update_info
 from trainers.fiftyone_findings import FINDING_FIELDS, Findings, finding_fields
+from trainers.fiftyone_sidebar import SAMPLE_DESCRIPTIONS
 from trainers.frames import Example, Frame, boxes_in_frame, dataset_kind, examples
 from trainers.media import mime_type, write_media
 
@@ -69,7 +70,7 @@ def declare(stored: Any, dataset: PreparedDataset) -> None:
         fields |= {"frame": fo.StringField, "alignment_score": fo.FloatField}
         fields |= {f"metadata.{name}": fo.IntField for name in ("width", "height", "num_channels")}
         fields[f"{GROUND_TRUTH}.detections.change"] = fo.StringField
-    documents.declare(stored, {**fields, **FINDING_FIELDS})
+    documents.declare(stored, {**fields, **FINDING_FIELDS}, SAMPLE_DESCRIPTIONS)
 
 
 _OBJECT_FIELDS = {"area": fo.FloatField, "iscrowd": fo.BooleanField, "object": fo.IntField}

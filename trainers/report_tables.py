@@ -38,9 +38,9 @@ _ERRORS: Mapping[ErrorType, str] = {
     "missed": "an object that no detection comes near",
 }
 _CAUSES: Mapping[Cause, str] = {
-    "camera-motion": "looks like a movement of the camera",
-    "illumination": "looks like a shadow or another light",
-    "unmoved": "an object that did not move",
+    "camera-motion": "between the frames the camera moved a pixel or more, which explains what differs there",
+    "illumination": "a shadow or another light",
+    "unmoved": "both frames show the same there: ground, or an object that did not move",
 }
 
 
@@ -58,7 +58,7 @@ def errors_section(evaluation: Evaluation) -> Section:
     if suspected:
         title = "Suspected causes of wrong detections"
         listed = [[words(cause), words(_CAUSES[cause]), count(n)] for cause, n in suspected]
-        causes = (el("h3", title), table(title, ["cause", "what it looks like", "detections"], listed))
+        causes = (el("h3", title), table(title, ["cause", "what the frames show", "detections"], listed))
     said = note(
         f"Counts are those at score {number(evaluation.errors.score, 2)}. The cost is the AP50 that would be gained if "
         "all errors of the kind were mended (TIDE, Bolya et al. 2020); costs do not add up, since mending one error "

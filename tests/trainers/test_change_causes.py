@@ -15,6 +15,7 @@ from dataflow.records import Change, FramePair, ImageRecord, Objects, Prediction
 from trainers.change_causes import still_to_undo, suspect
 from trainers.evaluation import evaluate
 from trainers.predictions import collect_predictions
+from trainers.scenes import SceneOptions, write_scenes
 
 SIZE = (240, 320)
 PETS = Path(__file__).parents[3] / "shared" / "data" / "pets09_s2l1"
@@ -45,6 +46,18 @@ def test_a_shaken_camera_is_suspected(rng):
     ground = _ground(rng)
     moved = shake(_noisy(ground, rng), Movement(shift_x=3, shift_y=-2, rotation=0.5)).pixels
     assert suspect(still_to_undo(_noisy(ground, rng), moved), BOX) == "camera-motion"
+
+
+@pytest.mark.parametrize(("shake", "moved"), [(0.0, False), (0.5, False), (6.0, True)])
+def test_whether_the_camera_of_a_scene_moved_is_known(tmp_path, shake, moved):
+    """Scenes as the demonstration has them: a shift of less than a pixel, in which things move as well, is none."""
+    write_scenes(tmp_path, 6, options=SceneOptions(shake=shake))
+    found = Counter()
+    for scene in sorted(tmp_path.iterdir()):
+        compared = still_to_undo(*(decode_rgb(path.read_bytes(), None) for path in sorted(scene.glob("img1/*.jpg"))))
+        boxes = np.random.default_rng(0).uniform((0, 0), (400, 280), (12, 2))
+        found.update(suspect(compared, [x, y, x + 60, y + 70]) for x, y in boxes)
+    assert found["camera-motion"] >= 0.5 * found.total() if moved else not found["camera-motion"]
 
 
 def test_a_poor_alignment_is_suspected(rng):
@@ -143,4 +156,5 @@ def test_real_frames():
                 found["shaken"][suspect(shaken, [x, y, x + 45, y + 85])] += 1
     assert found["moved"][None] >= 0.9 * found["moved"].total() >= 9
     assert found["empty"]["unmoved"] >= 0.9 * found["empty"].total() >= 60
+    assert found["empty"]["camera-motion"] == 0
     assert found["shaken"]["camera-motion"] >= 0.75 * found["shaken"].total()

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
-from dataflow.boxes import LEAST_SIDE_PX, Size, box_areas
+from dataflow.boxes import LEAST_SIDE_PX, Boxes, Size, box_areas
 from dataflow.errors import UsageError
 from dataflow.random_light import LIGHT_LIMITS, LightBounds
 from dataflow.records import Objects
@@ -99,19 +100,37 @@ def _interval(length: int, share: float, place: float, step: int, kept: tuple[fl
 def objects_within(objects: Objects, region: Region) -> Objects:
     """The objects that a part of their image shows, cut at its border; still in pixels of the whole image.
 
-    What has lost nearly all of itself is left out (see `LEAST_SHOWN`), regions to ignore only where nothing of them is
-    left. Areas of masks lose the share that their boxes lose; masks of what was cut are dropped.
+    See `cut_at_border`.
     """
-    least, most = np.array(region[:2] * 2, np.float32), np.array(region[2:] * 2, np.float32)
-    boxes = np.clip(objects.boxes, least, most)
-    shown = box_areas(boxes) / box_areas(objects.boxes)
-    keep = (boxes[:, 2:] - boxes[:, :2] >= LEAST_SIDE_PX).all(axis=1) & (objects.is_crowd | (shown >= LEAST_SHOWN))
-    is_cut = (np.abs(boxes - objects.boxes) > LEAST_SIDE_PX).any(axis=1)
-    kept = objects.only(keep)
+    return cut_at_border(objects, objects.boxes, objects.areas, region, np.zeros(len(objects), np.bool_))
+
+
+def cut_at_border(
+    objects: Objects, boxes: Boxes, areas: npt.NDArray[np.float32], border: Region, redrawn: npt.NDArray[np.bool_]
+) -> Objects:
+    """What is shown of objects that an augmentation has put to other places.
+
+    What has lost nearly all of itself is left out (see `LEAST_SHOWN`), regions to ignore only where nothing of them is
+    left: what shows of them is still neither right nor wrong. Areas lose the share that their boxes lose; masks of what
+    was cut or `redrawn` are dropped.
+
+    Args:
+        objects: the N objects as they were.
+        boxes: (N, 4) px, where they are now, perhaps beyond the border.
+        areas: (N,) px2, their areas there.
+        border: of what is shown, in the same pixels.
+        redrawn: (N,) whether a mask does not fit its object any more.
+    """
+    shown_boxes = np.clip(boxes, np.array(border[:2] * 2, np.float32), np.array(border[2:] * 2, np.float32))
+    shown = box_areas(shown_boxes) / box_areas(boxes)
+    is_wide = (shown_boxes[:, 2:] - shown_boxes[:, :2] >= LEAST_SIDE_PX).all(axis=1)
+    keep = is_wide & (objects.is_crowd | (shown >= LEAST_SHOWN))
+    is_cut = (np.abs(shown_boxes - boxes) > LEAST_SIDE_PX).any(axis=1)
+    kept, is_other = objects.only(keep), (is_cut | redrawn)[keep]
     return replace(
         kept,
-        boxes=boxes[keep],
-        areas=(objects.areas * shown)[keep],
+        boxes=shown_boxes[keep],
+        areas=(areas * shown)[keep],
         is_truncated=kept.is_truncated | is_cut[keep],
-        segmentations=tuple("" if cut else text for text, cut in zip(kept.segmentations, is_cut[keep], strict=True)),
+        segmentations=tuple("" if other else text for text, other in zip(kept.segmentations, is_other, strict=True)),
     )

@@ -5,15 +5,15 @@ of a real pair. First both frames are magnified alike, then each gets a light of
 Mirroring, which commutes with all of that, is done where any image is drawn into a batch.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from dataflow.boxes import LEAST_SIDE_PX, Size, box_areas, clip_boxes
+from dataflow.boxes import Size, box_areas
 from dataflow.camera_motion import draw_moved, random_movement
 from dataflow.errors import UsageError
-from dataflow.image_augmentation import LEAST_SHOWN
+from dataflow.image_augmentation import cut_at_border, whole
 from dataflow.image_diff import checked_pair
 from dataflow.images import RgbImage
 from dataflow.motion_models import Matrix, carry_boxes
@@ -141,12 +141,10 @@ def _taken(frame: RgbImage, matrix: Matrix, light: Levels, sigma: float, rng: np
 
 
 def move_objects(objects: Objects, motion: PairMotion, size: Size) -> Objects:
-    """Objects carried along with their frames of `size` (height, width), and cut at the border.
+    """Objects carried along with their frames of `size` (height, width), and cut at the border (see `cut_at_border`).
 
-    Boxes are upright around their moved corners: exact but for a turn. What has lost nearly all of itself is left out
-    (see `LEAST_SHOWN`), regions to ignore only where nothing of them is left: what shows of them is still neither right
-    nor wrong. Areas of masks are scaled, and lose the share that their boxes lose; the masks themselves are not moved
-    but dropped.
+    Boxes are upright around their moved corners: exact but for a turn. Areas of masks are scaled; the masks themselves
+    are not moved but dropped.
     """
     matrices = np.where(objects.in_before[:, None, None], motion.shared, motion.after)
     is_moved = (matrices != np.eye(3)).any(axis=(1, 2))
@@ -155,18 +153,7 @@ def move_objects(objects: Objects, motion: PairMotion, size: Size) -> Objects:
     carried = np.where(
         objects.in_before[:, None], carry_boxes(objects.boxes, motion.shared), carry_boxes(objects.boxes, motion.after)
     )
-    boxes = clip_boxes(carried, size)
-    shown = box_areas(boxes) / box_areas(carried)
-    keep = (boxes[:, 2:] - boxes[:, :2] >= LEAST_SIDE_PX).all(axis=1) & (objects.is_crowd | (shown >= LEAST_SHOWN))
-    scaled = objects.areas * np.abs(np.linalg.det(matrices[:, :2, :2])) * shown
-    areas = np.where(np.isclose(objects.areas, box_areas(objects.boxes), rtol=1e-4), box_areas(boxes), scaled)
-    is_cut = np.asarray((np.abs(boxes - carried) > LEAST_SIDE_PX).any(axis=1))
-    kept = objects.only(keep)
-    masks = ("" if moved else text for text, moved in zip(kept.segmentations, is_moved[keep], strict=True))
-    return replace(
-        kept,
-        boxes=boxes[keep],
-        areas=np.where(is_moved, areas, objects.areas)[keep],
-        is_truncated=kept.is_truncated | is_cut[keep],
-        segmentations=tuple(masks),
-    )
+    scaled = objects.areas * np.abs(np.linalg.det(matrices[:, :2, :2]))
+    is_box = np.isclose(objects.areas, box_areas(objects.boxes), rtol=1e-4)
+    areas = np.where(is_moved, np.where(is_box, box_areas(carried), scaled), objects.areas)
+    return cut_at_border(objects, carried, areas, whole(size), is_moved)

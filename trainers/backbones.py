@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -239,20 +238,3 @@ def build_body(kind: BackboneKind, in_channels: int) -> Body:
             body = DiffusionBody(kind, in_channels)
     body.keep()
     return body
-
-
-def stem_of(body: nn.Module) -> str:
-    """Name of the weights (outputs, in_channels, k, k) of a body's first convolution."""
-    return next(f"{name}.weight" for name, module in body.named_modules() if isinstance(module, nn.Conv2d))
-
-
-def widen_stem(weight: Tensor, in_channels: int) -> Tensor:
-    """A stem's weights (outputs, channels, k, k) for another number of channels.
-
-    The channels are repeated in turn, and scaled so that repeated input gives what it gave before: a stack of images
-    starts out as their mean.
-    """
-    channels = weight.shape[1]
-    turns = torch.arange(in_channels, device=weight.device) % channels
-    counts = torch.bincount(turns, minlength=channels).to(weight.dtype)
-    return weight[:, turns] / counts[turns][None, :, None, None]

@@ -34,10 +34,9 @@ from trainers.backbones import (
     HuggingFaceBackbone,
     TimmBackbone,
     architecture_of,
-    stem_of,
-    widen_stem,
 )
-from trainers.checkpoints import LoadReport, check_hub, fetched, identity_of, quiet_transformers
+from trainers.checkpoints import LoadReport, check_complete, check_hub, fetched, identity_of, quiet_transformers
+from trainers.stems import stem_of, widen_stem
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -176,12 +175,7 @@ def load_body(body: nn.Module, kind: BackboneKind, path: Path, weights: str, pre
     needed = {name for name, _ in body.named_parameters()} | {name for name in wanted if "running_" in name}
     lost = sorted(needed - found.keys())
     lost += [name for name in wanted if name in found and found[name].shape != wanted[name].shape]
-    if lost:
-        raise UsageError(
-            f"{weights} does not fit: {len(lost)} tensors of the backbone are missing or of another shape, "
-            f"such as {prefix}{lost[0]}",
-            "give the checkpoint of a model with this backbone",
-        )
+    check_complete(weights, [prefix + name for name in lost])
     taken = {name: tensor for name, tensor in found.items() if name in wanted}
     body.load_state_dict(taken, strict=False)
     return LoadReport(

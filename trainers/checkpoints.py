@@ -4,7 +4,7 @@ import copy
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,8 +204,7 @@ def load_detector(
         changes: further values of the configuration to change.
 
     Raises:
-        UsageError: see `read_config`; or the checkpoint lacks weights of the backbone or has them in other shapes
-            (training would go on with a random backbone and never say so).
+        UsageError: see `read_config` and `check_complete`.
     """
     config = read_config(weights, model_class.config_class.model_type)
     keep_classes = class_names(config) == categories.names
@@ -224,12 +223,7 @@ def load_detector(
         and (keep_classes or not re.match(class_head, name))
     }
     lost = [name for name in sorted(set(wanted) - set(loaded)) if name.startswith(backbone)]
-    if lost:
-        raise UsageError(
-            f"{weights} does not fit: {len(lost)} tensors of the backbone are missing or of another shape, "
-            f"such as {lost[0]}",
-            "give the checkpoint of a model with this backbone",
-        )
+    check_complete(weights, lost)
     model.load_state_dict(loaded, strict=False)
     report = LoadReport(
         source=weights,
@@ -239,6 +233,24 @@ def load_detector(
         left_over=tuple(sorted({*left_over, *(set(stored) - set(wanted))})),
     )
     return model.eval(), report
+
+
+def check_complete(weights: str, lost: Sequence[str]) -> None:
+    """Refuse a checkpoint without which a part of the backbone would be random, and training never say so.
+
+    Args:
+        weights: what the checkpoint was called.
+        lost: names of the backbone's tensors that it does not have in their shape.
+
+    Raises:
+        UsageError: there are some.
+    """
+    if lost:
+        raise UsageError(
+            f"{weights} does not fit: {len(lost)} tensors of the backbone are missing or of another shape, "
+            f"such as {lost[0]}",
+            "give the checkpoint of a model with this backbone",
+        )
 
 
 def _stored(

@@ -7,7 +7,7 @@ import numpy as np
 
 from trainers.greedy import Boxes, claim
 from trainers.matching import Matching
-from trainers.overlaps import Flags, Ints, rank_in_group
+from trainers.overlaps import Ints, rank_in_group
 
 _IOU_50 = 0
 
@@ -38,6 +38,24 @@ def confuse(matching: Matching, names: Sequence[str], score: float) -> Confusion
     free = ~matching.crowd
     free[matching.found[_IOU_50, right]] = False
     missed = np.flatnonzero(free)
+    detection, claimed = _across_classes(matching, wrong, missed)
+    as_background = np.setdiff1d(wrong, detection)
+    lost = np.setdiff1d(missed, claimed)
+    background = len(names)
+    detected_as, is_of = matching.detections.category, matching.objects.category
+    truth = np.concatenate(
+        [detected_as[right], is_of[claimed], np.full(len(as_background), background), is_of[lost]],
+    )
+    detected = np.concatenate(
+        [detected_as[right], detected_as[detection], detected_as[as_background], np.full(len(lost), background)],
+    )
+    size = len(names) + 1
+    counts = np.bincount(truth * size + detected, minlength=size * size).reshape(size, size)
+    return Confusion((*names, "background"), counts, score)
+
+
+def _across_classes(matching: Matching, wrong: Ints, missed: Ints) -> tuple[Ints, Ints]:
+    """Which of the `wrong` detections overlap which of the `missed` objects, whatever the classes of both."""
     detections, objects = _only(matching.detections, wrong), _only(matching.objects, missed)
     claims = claim(
         detections,
@@ -50,30 +68,7 @@ def confuse(matching: Matching, names: Sequence[str], score: float) -> Confusion
         thresholds=matching.thresholds[:1],
     )
     found = claims.found[0, 0]
-    taken = found >= 0
-    as_background = np.ones(len(wrong), np.bool_)
-    as_background[claims.detection[taken]] = False
-    lost: Flags = np.ones(len(missed), np.bool_)
-    lost[found[taken]] = False
-    truth = np.concatenate(
-        [
-            matching.detections.category[right],
-            objects.category[found[taken]],
-            np.full(int(as_background.sum()), len(names)),
-            objects.category[lost],
-        ]
-    )
-    detected = np.concatenate(
-        [
-            matching.detections.category[right],
-            detections.category[claims.detection[taken]],
-            detections.category[as_background],
-            np.full(int(lost.sum()), len(names)),
-        ]
-    )
-    size = len(names) + 1
-    counts = np.bincount(truth * size + detected, minlength=size * size).reshape(size, size)
-    return Confusion((*names, "background"), counts, score)
+    return wrong[claims.detection[found >= 0]], missed[found[found >= 0]]
 
 
 def _only(boxes: Boxes, chosen: Ints) -> Boxes:

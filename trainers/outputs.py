@@ -115,10 +115,12 @@ def _copy_whole(work: Path, out: Path, marker: str) -> None:
 
 @contextmanager
 def made_here(out: Path, marker: str) -> Iterator[Path]:
-    """`out`; for one in an object store, a directory of this machine that is put there when the block ends well.
+    """Where to make the directory `out`: itself, or for one in an object store a directory of this machine.
 
-    Its name depends on `out` only, so that unfinished work is found again. The file `marker`, without which nothing
-    reads the directory, is put there last.
+    It serves commands whose results are made on the machine that runs them (reports, comparisons, exports), by code
+    that writes files of this machine: when the block ends well, what is in the directory is put into the store, the
+    file `marker`, without which nothing reads it, last. Its name depends on `out` only. Where the block fails, or the
+    store cannot be written to, it stays in the cache, so that the work is not lost.
 
     Raises:
         UsageError: `out` is taken (see `check_output`), or the store cannot be written to.

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ from dataflow.batches import Batch, detections_to_predictions, normalise
 from dataflow.bridge import BatchLoader
 from dataflow.errors import DataRefusedError, UsageError
 from dataflow.paths import location
-from dataflow.prepared import PreparedDataset
+from dataflow.prepared import PreparedDataset, Shard
 from dataflow.records import Predictions
 from dataflow.registration import Method
 from dataflow.shard_tasks import IN_THIS_PROCESS, TaskRunner, parts_there, run_tasks
@@ -204,37 +204,14 @@ def predict(
     size = batch_size if batch_size is not None else loaded.batch_size
     if size < 1:
         raise UsageError(f"a batch size of {size}", "give a positive number")
-    origin = Origin(
-        run_id=loaded.run_id,
-        model=loaded.model_hash,
-        fingerprint=dataset.fingerprint,
-        split=split,
-        shards=len(shards),
-        batch_size=size,
-        # The differences of a dataset have been aligned, if at all, and their boxes carried along.
-        align=loaded.view.align or "none" if dataset.layout.kind == "pairs" else "none",
-        shardbox=version("shardbox"),
-        torch=torch.__version__,
-    )
+    origin = _origin(dataset, split, loaded, size)
     start = time.monotonic()
     with resumable_directory(out, DESCRIPTION, origin.key) as work:
         (work / TABLE).mkdir(exist_ok=True)
         task = PredictionTask(dataset.path.resolve(), run.resolve(), origin, work.resolve())
-        kept = [part for shard in shards if (part := task.kept(shard.index))]
-        there = {part.of["shard"] for part in kept}
-        left = [shard for shard in shards if shard.index not in there]
-        for shard in left:
-            task.part(shard.index).unlink(missing_ok=True)
-        run_tasks(
-            task,
-            [shard.index for shard in left],
-            what="predict",
-            images=sum(shard.count for shard in left),
-            parts=lambda: parts_there([task.part(shard.index) for shard in left]),
-            running=running,
-            loaded=None if running.by_beam else prepared_to_predict(dataset, loaded),
-        )
-        parts = [part for shard in shards if (part := task.kept(shard.index))]
+        kept = _parts(task, shards)
+        _predict_left(task, shards, kept, running, None if running.by_beam else prepared_to_predict(dataset, loaded))
+        parts = _parts(task, shards)
         finish_predictions(work, parts, dataset)
     return PredictionRunSummary(
         out,
@@ -245,4 +222,43 @@ def predict(
         images_kept=sum(part.images for part in kept),
         images_damaged=sum(len(part.damaged) for part in parts),
         pairs_unaligned=sum(len(part.refused) for part in parts),
+    )
+
+
+def _origin(dataset: PreparedDataset, split: str, run: Run, batch_size: int) -> Origin:
+    return Origin(
+        run_id=run.run_id,
+        model=run.model_hash,
+        fingerprint=dataset.fingerprint,
+        split=split,
+        shards=len(dataset.shards(split)),
+        batch_size=batch_size,
+        # The differences of a dataset have been aligned, if at all, and their boxes carried along.
+        align=run.view.align or "none" if dataset.layout.kind == "pairs" else "none",
+        shardbox=version("shardbox"),
+        torch=torch.__version__,
+    )
+
+
+def _parts(task: PredictionTask, shards: Sequence[Shard]) -> list[Part]:
+    """The parts that are there, whole and of the same origin."""
+    return [part for shard in shards if (part := task.kept(shard.index))]
+
+
+def _predict_left(
+    task: PredictionTask, shards: Sequence[Shard], kept: Sequence[Part], running: TaskRunner, loaded: _Loaded | None
+) -> None:
+    """Predict the shards of which no part was kept; in this process with what is loaded already."""
+    there = {part.of["shard"] for part in kept}
+    left = [shard for shard in shards if shard.index not in there]
+    for shard in left:
+        task.part(shard.index).unlink(missing_ok=True)
+    run_tasks(
+        task,
+        [shard.index for shard in left],
+        what="predict",
+        images=sum(shard.count for shard in left),
+        parts=lambda: parts_there([task.part(shard.index) for shard in left]),
+        running=running,
+        loaded=loaded,
     )

@@ -89,7 +89,7 @@ class Searched:
 
 
 def recipe_json(found: Searched) -> str:
-    """The best trial's values as a recipe file, see `trainers.recipes.read_recipe`."""
+    """The best trial's values as a recipe file, see `trainers.recipes.find_recipe`."""
     assert found.best is not None
     values = {name: value for name, value in found.best.params.items() if name != "augment"}
     return json.dumps({"recipe": found.search.recipe.name, "values": values}, indent=1) + "\n"

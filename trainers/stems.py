@@ -1,4 +1,8 @@
-"""The first convolution of a detector, for more channels than the weights at hand were trained on."""
+"""The first convolution of a detector, for more channels than the weights at hand were trained on.
+
+A backbone under a head that is new anyway starts from the mean of the images (`widen_stem`); a whole detector goes on
+with the after frame alone (`widen`), so that its head sees what it was trained on.
+"""
 
 import copy
 from dataclasses import replace
@@ -26,9 +30,20 @@ def set_channels(config: PreTrainedConfig, channels: int) -> None:
             part.stem_channels = [channels, *part.stem_channels[1:]]
 
 
-def stem_of(model: PreTrainedModel) -> tuple[str, nn.Conv2d]:
-    """Name and layer of the convolution that sees the pixels."""
-    return next((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
+def stem_of(model: nn.Module) -> str:
+    """Name of the weights (outputs, channels, k, k) of the convolution that sees the pixels."""
+    return next(f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
+
+
+def widen_stem(weight: Tensor, channels: int) -> Tensor:
+    """A stem's weights (outputs, C, k, k) for another number of channels: a stack of images starts out as their mean.
+
+    The C channels are repeated in turn, and scaled so that repeated input gives what it gave before.
+    """
+    before = weight.shape[1]
+    turns = torch.arange(channels, device=weight.device) % before
+    counts = torch.bincount(turns, minlength=before).to(weight.dtype)
+    return weight[:, turns] / counts[turns][None, :, None, None]
 
 
 def widen(model: PreTrainedModel, report: LoadReport, view: View) -> tuple[PreTrainedModel, LoadReport]:
@@ -50,8 +65,7 @@ def widen(model: PreTrainedModel, report: LoadReport, view: View) -> tuple[PreTr
     config = copy.deepcopy(model.config)
     set_channels(config, view.channels)
     wide = type(model)(config)
-    name = f"{stem_of(model)[0]}.weight"
-    state = model.state_dict()
+    name, state = stem_of(model), model.state_dict()
     state[name] = _with_zeros(state[name], after_first=view.inputs == "stack")
     wide.load_state_dict(state)
     return wide.train(model.training), replace(report, widened=(name,))

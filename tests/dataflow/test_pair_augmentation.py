@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from dataflow.boxes import box_areas, clip_boxes
 from dataflow.camera_motion import random_movement, warp
 from dataflow.errors import UsageError
+from dataflow.image_augmentation import LEAST_SHOWN
 from dataflow.image_diff import SizeMismatchError
 from dataflow.images import RgbImage
 from dataflow.motion_models import carry_boxes, corner_error, map_points
 from dataflow.pair_augmentation import (
-    LEAST_SHOWN,
     AugmentedPair,
     PairAugmentation,
     PairMotion,

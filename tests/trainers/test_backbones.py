@@ -14,7 +14,7 @@ from transformers import BeitModel
 
 from dataflow.errors import UsageError
 from tests.trainers.small_backbones import DIT, KINDS, VAE, randomise
-from tests.trainers.test_dense import INPUTS, padded, random_labels
+from tests.trainers.small_dense import INPUTS, padded, random_labels
 from trainers.backbones import (
     BackboneKind,
     DiffusionBackbone,
@@ -24,12 +24,11 @@ from trainers.backbones import (
     build_body,
     kind_from_json,
     kind_to_json,
-    stem_of,
-    widen_stem,
 )
 from trainers.dense import DenseDetector, DenseDetectorConfig
 from trainers.detectors import load_trained
 from trainers.huggingface_body import backbone_config
+from trainers.stems import stem_of, widen_stem
 
 each_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 _SHOWN = dict(zip(("image", "stack", "pair"), INPUTS, strict=True))

@@ -33,11 +33,12 @@ from tests.trainers.published_backbones import (
 from tests.trainers.small_backbones import BEIT, DIT, KINDS, VAE, randomise
 from tests.trainers.small_sets import squares, write_dataset
 from trainers import checkpoints
-from trainers.backbones import BackboneKind, DiffusionBackbone, HuggingFaceBackbone, TimmBackbone, stem_of, widen_stem
+from trainers.backbones import BackboneKind, DiffusionBackbone, HuggingFaceBackbone, TimmBackbone
 from trainers.dense import DenseDetector, DenseDetectorConfig, build_dense
 from trainers.dense_recipes import dense_deit, dense_diffusion_dit, dense_document_dit
 from trainers.prediction import predict
 from trainers.runs import load_run, read_description
+from trainers.stems import stem_of, widen_stem
 from trainers.training import train
 
 CATEGORIES = Categories(("person", "car"))

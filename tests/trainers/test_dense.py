@@ -1,7 +1,6 @@
-"""The dense detector against torchvision, against itself in other batches, and against the disk."""
+"""The dense detector with FCOS's head against itself in other batches, and against the disk."""
 
 import math
-from collections import OrderedDict
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -9,114 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from torch import nn
-from torchvision.models.detection import FCOS
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import box_convert, box_iou
 from transformers import AutoConfig, AutoModelForObjectDetection
 
 from dataflow.errors import UsageError
 from dataflow.records import Categories
+from tests.trainers.small_dense import CATEGORIES, each_input, make_model, overfit, padded, random_labels, small
 from trainers.areas import group_norm
-from trainers.dense import DenseDetector, DenseDetectorConfig, build_dense
-
-CATEGORIES = Categories(("person", "car", "dog"))
-INPUTS = [{"num_channels": 3}, {"num_channels": 6}, {"num_channels": 6, "compares_frames": True}]
-each_input = pytest.mark.parametrize("inputs", INPUTS, ids=["image", "stack", "pair"])
-
-
-def small(**changes) -> DenseDetectorConfig:
-    shape = {"widths": (8, 8, 16, 16), "blocks": 1, "pyramid_channels": 32, "groups": 4, "head_convolutions": 1}
-    return DenseDetectorConfig(num_labels=3, **(shape | changes))
-
-
-def make_model(seed: int = 0, **changes) -> DenseDetector:
-    torch.manual_seed(seed)
-    model = DenseDetector(small(**changes)).eval()
-    with torch.no_grad():  # Large enough for differences to show.
-        for module in model.head.modules():
-            if isinstance(module, nn.Conv2d):
-                module.weight.mul_(20)
-    return model
-
-
-def random_labels(*counts: int) -> list[dict[str, torch.Tensor]]:
-    labels = []
-    for count in counts:
-        extent = 0.1 + 0.3 * torch.rand(count, 2)
-        centre = extent / 2 + (1 - extent) * torch.rand(count, 2)
-        labels.append({"class_labels": torch.randint(3, (count,)), "boxes": torch.cat([centre, extent], dim=1)})
-    return labels
-
-
-def padded(images: list[torch.Tensor], height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    pixels = torch.zeros(len(images), len(images[0]), height, width)
-    mask = torch.zeros(len(images), height, width, dtype=torch.bool)
-    for i, image in enumerate(images):
-        pixels[i, :, : image.shape[1], : image.shape[2]] = image
-        mask[i, : image.shape[1], : image.shape[2]] = True
-    return pixels, mask
-
-
-@pytest.mark.parametrize("counts", [(0, 0), (1, 0), (3, 100)])
-@each_input
-def test_losses_and_gradients_are_finite_whatever_the_number_of_objects(counts, inputs):
-    model = make_model(**inputs).train()
-    output = model(torch.randn(2, inputs["num_channels"], 64, 96), labels=random_labels(*counts))
-    output.loss.backward()
-    assert all(bool(value.isfinite()) for value in output.loss_dict.values())
-    assert output.loss.item() == pytest.approx(sum(value.item() for value in output.loss_dict.values()))
-    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
-    assert any(float(p.grad.abs().sum()) > 0 for p in model.parameters() if p.grad is not None)
-
-
-class _Features(nn.Module):
-    """A backbone that gives what it was given, for torchvision's own model."""
-
-    out_channels = 32
-
-    def __init__(self, features: list[torch.Tensor]) -> None:
-        super().__init__()
-        self.features = features
-
-    def forward(self, _: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
-        return OrderedDict((str(i), level) for i, level in enumerate(self.features))
-
-
-def torchvision_twin(model: DenseDetector, features: list[torch.Tensor], size: tuple[int, int]) -> FCOS:
-    """torchvision's whole FCOS, resizing to the size that the images have, on given features."""
-    anchors = AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3)
-    return FCOS(
-        _Features(features), 3, min_size=min(size), max_size=max(size), image_mean=[0.0] * 3, image_std=[1.0] * 3,
-        anchor_generator=anchors, head=model.head.fcos.head, score_thresh=0.01, nms_thresh=0.6,
-    )  # fmt: skip
-
-
-def test_loss_and_detections_equal_torchvisions_fcos_on_the_same_features():
-    model, size = make_model(), (96, 128)
-    images = torch.rand(2, 3, *size)
-    labels = random_labels(4, 7)
-    sizes = torch.tensor([size, size])
-    with torch.no_grad():
-        features, masks = model.pyramid(model.backbone(images, sizes), sizes, size)
-        assert masks == [None, None, None]
-        twin = torchvision_twin(model, features, size)
-        scale = torch.tensor([size[1], size[0], size[1], size[0]])
-        targets = [
-            {"boxes": box_convert(label["boxes"], "cxcywh", "xyxy") * scale, "labels": label["class_labels"]}
-            for label in labels
-        ]
-        expected_losses = twin.train()(list(images), targets)
-        expected = twin.eval()(list(images))
-        output = model(images, labels=labels)
-    for name, value in expected_losses.items():
-        assert output.loss_dict[name].item() == pytest.approx(value.item(), rel=1e-5)
-    for got, want in zip(model.detect(output), expected, strict=True):
-        assert len(want["boxes"]) > 10
-        torch.testing.assert_close(
-            box_convert(got.boxes, "cxcywh", "xyxy") * scale, want["boxes"], rtol=1e-4, atol=1e-3
-        )
-        torch.testing.assert_close(got.scores, want["scores"])
-        assert torch.equal(got.labels, want["labels"])
+from trainers.dense import DenseDetector, build_dense
 
 
 @pytest.mark.parametrize("size", [(64, 96), (50, 77), (33, 130), (8, 8), (65, 31)])
@@ -191,21 +90,11 @@ def test_pyramid_has_strides_8_16_32():
     assert masks == [None, None, None]
 
 
-def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path):
-    model = make_model()
-    model.save_pretrained(tmp_path)
+def test_saved_it_is_a_model_of_hugging_face(tmp_path: Path):
+    make_model().save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
-    loaded = AutoModelForObjectDetection.from_pretrained(tmp_path)
-    assert type(loaded) is DenseDetector
+    assert type(AutoModelForObjectDetection.from_pretrained(tmp_path)) is DenseDetector
     assert AutoConfig.from_pretrained(tmp_path).widths == [8, 8, 16, 16]
-    pixels, mask = padded([torch.randn(3, 40, 70), torch.randn(3, 64, 64)], 64, 70)
-    with torch.no_grad():
-        before, after = model.detect(model(pixels, mask)), loaded.detect(loaded(pixels, mask))
-    for a, b in zip(before, after, strict=True):
-        assert len(a.boxes) > 0
-        assert torch.equal(a.boxes, b.boxes)
-        assert torch.equal(a.scores, b.scores)
-        assert torch.equal(a.labels, b.labels)
 
 
 def test_it_starts_with_large_boxes_and_low_scores():
@@ -249,16 +138,7 @@ def test_it_overfits_one_batch():
         pixels[i, colour, y0:y1, x0:x1] = 3
         relative = box_convert(box[None], "xyxy", "cxcywh") / torch.tensor([96, 64, 96, 64])
         labels.append({"class_labels": torch.tensor([colour]), "boxes": relative})
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    losses = []
-    for _ in range(60):
-        output = model(pixels, labels=labels)
-        optimizer.zero_grad()
-        output.loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(output.loss.item())
-    assert losses[-1] < 0.4 * losses[0]
+    overfit(model, pixels, labels)
     for image, detections in enumerate(model.eval().detect(model(pixels))):
         assert detections.labels[0] == image
         best = box_convert(detections.boxes[:1], "cxcywh", "xyxy") * torch.tensor([96, 64, 96, 64])

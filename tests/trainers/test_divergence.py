@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.trainers.small_dense import HEADS, make_model
 from tests.trainers.small_detrs import EVERY, SIZE, labels_of, pictures, small_detector
-from tests.trainers.test_dense_heads import ALL_HEADS, make_model
 from trainers.divergence import DivergedError, output_of
 
 NAMES = ("street/1", "street/2")
@@ -29,7 +29,7 @@ def test_a_detr_that_went_wrong_names_step_and_images(architecture, factor: floa
         output_of(model, 7, NAMES, **batch())
 
 
-@pytest.mark.parametrize("head", ALL_HEADS)
+@pytest.mark.parametrize("head", HEADS)
 def test_the_loss_of_a_dense_detector_that_went_wrong_is_no_number(head: str) -> None:
     """Which training looks at."""
     model = make_model(head).train()

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 from torchvision.ops import box_convert, box_iou
 from transformers import AutoConfig, AutoModelForObjectDetection
 
 from dataflow.errors import UsageError
 from dataflow.view import View
-from tests.trainers.test_dense import CATEGORIES, make_model, padded, random_labels, small
+from tests.trainers.small_dense import CATEGORIES, check_same, make_model, overfit, padded, random_labels, small
 from trainers.dense import DenseDetector, build_dense
 
 PAIR = {"num_channels": 6, "compares_frames": True}
@@ -95,11 +94,7 @@ def test_saved_and_loaded_it_still_compares_frames(tmp_path: Path):
     before, after, mask = two_frames()
     pixels = torch.cat([before, after], dim=1)
     with torch.no_grad():
-        found, again = model.detect(model(pixels, mask)), loaded.detect(loaded(pixels, mask))
-    for one, other in zip(found, again, strict=True):
-        assert len(one.boxes) > 0
-        assert torch.equal(one.boxes, other.boxes)
-        assert torch.equal(one.scores, other.scores)
+        check_same(model.detect(model(pixels, mask)), loaded.detect(loaded(pixels, mask)))
 
 
 @pytest.mark.parametrize("num_channels", [1, 3, 5, 12])
@@ -142,16 +137,7 @@ def test_it_learns_arrivals_and_neither_departures_nor_what_stays():
             pixels[image, channels, y0:y1, x0:x1] = 3
         relative = box_convert(places[[arrived]], "xyxy", "cxcywh") / torch.tensor([96, 64, 96, 64])
         labels.append({"class_labels": torch.tensor([0]), "boxes": relative})
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    losses = []
-    for _ in range(60):
-        output = model(pixels, labels=labels)
-        optimizer.zero_grad()
-        output.loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(output.loss.item())
-    assert losses[-1] < 0.4 * losses[0]
+    overfit(model, pixels, labels)
     with torch.no_grad():
         found = model.eval().detect(model(pixels))
     for (_, arrived, _), detections in zip(orders, found, strict=True):

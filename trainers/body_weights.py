@@ -35,7 +35,15 @@ from trainers.backbones import (
     TimmBackbone,
     architecture_of,
 )
-from trainers.checkpoints import LoadReport, check_complete, check_hub, fetched, identity_of, quiet_transformers
+from trainers.checkpoints import (
+    LoadReport,
+    check_complete,
+    check_finite,
+    check_hub,
+    fetched,
+    identity_of,
+    quiet_transformers,
+)
 from trainers.stems import stem_of, widen_stem
 
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -158,7 +166,8 @@ def load_body(body: nn.Module, kind: BackboneKind, path: Path, weights: str, pre
         prefix: of the body's names in the model around it, for the report.
 
     Raises:
-        UsageError: weights cannot be read, or the body has tensors that the checkpoint lacks or has in other shapes.
+        UsageError: weights cannot be read, or are not finite; the body has tensors that the checkpoint lacks or has in
+            other shapes.
     """
     try:
         pretrained = _read(body, kind, path)
@@ -177,6 +186,7 @@ def load_body(body: nn.Module, kind: BackboneKind, path: Path, weights: str, pre
     lost += [name for name in wanted if name in found and found[name].shape != wanted[name].shape]
     check_complete(weights, [prefix + name for name in lost])
     taken = {name: tensor for name, tensor in found.items() if name in wanted}
+    check_finite(weights, body, taken)
     body.load_state_dict(taken, strict=False)
     return LoadReport(
         source=weights,

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import transformers
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from dataflow.cloud_paths import is_cloud
@@ -204,7 +204,7 @@ def load_detector(
         changes: further values of the configuration to change.
 
     Raises:
-        UsageError: see `read_config` and `check_complete`.
+        UsageError: see `read_config`, `check_complete` and `check_finite`.
     """
     config = read_config(weights, model_class.config_class.model_type)
     keep_classes = class_names(config) == categories.names
@@ -224,6 +224,7 @@ def load_detector(
     }
     lost = [name for name in sorted(set(wanted) - set(loaded)) if name.startswith(backbone)]
     check_complete(weights, lost)
+    check_finite(weights, model, loaded)
     model.load_state_dict(loaded, strict=False)
     report = LoadReport(
         source=weights,
@@ -250,6 +251,25 @@ def check_complete(weights: str, lost: Sequence[str]) -> None:
             f"{weights} does not fit: {len(lost)} tensors of the backbone are missing or of another shape, "
             f"such as {lost[0]}",
             "give the checkpoint of a model with this backbone",
+        )
+
+
+def check_finite(weights: str, model: nn.Module, loaded: Mapping[str, Tensor]) -> None:
+    """Refuse a checkpoint with which the first loss would be no number, and the images be suspected.
+
+    Args:
+        weights: what the checkpoint was called.
+        model: has the parameters that are looked at; a buffer may hold what is not finite, such as a mask.
+        loaded: tensors of the checkpoint by their names in the model.
+
+    Raises:
+        UsageError: a parameter has values that are not finite.
+    """
+    bad = [name for name, _ in model.named_parameters() if name in loaded and not bool(loaded[name].isfinite().all())]
+    if bad:
+        raise UsageError(
+            f"{weights} is damaged: {len(bad)} of its tensors hold values that are not finite, such as {bad[0]}",
+            "give other weights",
         )
 
 

@@ -158,7 +158,8 @@ class Recipe:
         """The recipe for a split of a dataset with what was asked for.
 
         Raises:
-            UsageError: a number out of range, both steps and epochs, or a view that the dataset does not have.
+            UsageError: no such split; a number out of range, both steps and epochs, or a view that the dataset does not
+                have.
         """
         rate = changes.get("learning_rate")
         recipe = self if rate is None else self.at_learning_rate(rate)
@@ -168,7 +169,7 @@ class Recipe:
         usual = {None: self.augmentation, True: self.augmentation_of(dataset), False: None}
         return replace(
             recipe,
-            steps=recipe._steps(changes, dataset.splits[split]),
+            steps=recipe._steps(changes, dataset.splits[dataset.check_split(split)]),
             view=view.settled(dataset),
             augmentation=usual[changes.get("augment")],
         )

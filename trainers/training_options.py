@@ -56,7 +56,9 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         metavar="RATE",
         help="the highest; a backbone's and later stages' change in proportion (default: the recipe's)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="decides initial weights and order of images")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="decides initial weights and order of images (default 0)"
+    )
     parser.add_argument("--weights", metavar="WHERE", help="hub name or directory of a checkpoint to start from")
     parser.add_argument(
         "--augment",

@@ -28,25 +28,33 @@ def look_first(dataset: Any, arguments: Namespace) -> None:
         NotReadyError: something must be mended before training.
     """
     from trainers.preflight import LONG_RUN
-    from trainers.recipes import find_recipe
 
-    steps = find_recipe(arguments.recipe).steps if arguments.steps is None else arguments.steps
-    wanted = steps >= LONG_RUN if arguments.preflight is None else arguments.preflight
-    if not wanted or arguments.resume or int(os.environ.get("RANK", "0")):
+    if arguments.resume or int(os.environ.get("RANK", "0")):
+        return
+    wanted = arguments.preflight
+    if wanted is None:
+        wanted = _recipe(dataset, arguments).steps >= LONG_RUN
+    if not wanted:
         return
     found = _found(dataset, arguments)
     sys.stderr.writelines(f"{line}\n" for line in found.lines())
     found.require()
 
 
-def _found(dataset: Any, arguments: Namespace, **options: Any) -> Any:
-    from trainers.preflight import preflight as look
+def _recipe(dataset: Any, arguments: Namespace) -> Any:
+    """The recipe with what was asked for."""
     from trainers.recipes import find_recipe
 
     recipe = find_recipe(arguments.recipe)
+    return recipe.asked(dataset, arguments.split, **asked(arguments, recipe))
+
+
+def _found(dataset: Any, arguments: Namespace, **options: Any) -> Any:
+    from trainers.preflight import preflight as look
+
     return look(
         dataset,
-        recipe.asked(dataset, arguments.split, **asked(arguments, recipe)),
+        _recipe(dataset, arguments),
         split=arguments.split,
         seed=arguments.seed,
         weights=arguments.weights,

@@ -220,9 +220,17 @@ def without(name: str) -> Callable[[Path], None]:
     return change
 
 
+def with_nan(directory: Path) -> None:
+    file = directory / "model.safetensors"
+    state = load_file(file)
+    state["beit.encoder.layer.1.layernorm_after.weight"][3] = float("nan")
+    save_file(state, file, {"format": "pt"})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (with_nan, r"damaged: 1 of its tensors hold values that are not finite, such as .*layernorm_after\.weight"),
         (without("layer.1.attention.attention.query.weight"), r"1 tensors of the backbone are .*q_proj\.weight"),
         (without("encoder"), r"\d+ tensors of the backbone are missing"),
         (lambda d: write_json(d / "config.json", {**DIT_BASE, "hidden_size": 96}), "another shape"),

@@ -127,6 +127,14 @@ def test_another_pyramid_under_the_weights_is_refused(tmp_path: Path):
         build_dense(CATEGORIES, str(tmp_path))
 
 
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path):
+    model = make_model()
+    torch.nn.init.constant_(model.pyramid.smooth[1].bias, math.inf)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=r"damaged: 1 of its tensors .* such as pyramid\.smooth\.1\.bias; give other"):
+        build_dense(CATEGORIES, str(tmp_path))
+
+
 def test_it_overfits_one_batch():
     torch.manual_seed(0)
     model = DenseDetector(small()).train()

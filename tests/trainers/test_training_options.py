@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from dataflow.prepared import PreparedDataset
 from tests.trainers.small_sets import squares, write_dataset
-from trainers import training
+from trainers import preflight, training
 from trainers.cli import main
 
 VARIED = (
@@ -62,6 +62,8 @@ def test_every_option_reaches_the_run(dataset: PreparedDataset, tmp_path: Path, 
         (("--evaluate-every", "1", "--patience", "0"), "a patience of 0 evaluations; give at least 1"),
         (("--seed", "-1"), "the seed is -1"),
         (("--seed", "-1", "--preflight"), "the seed is -1"),
+        (("--split", "test"), "has no split 'test'; choose"),
+        (("--split", "test", "--preflight"), "has no split 'test'; choose"),
         (("--epochs", "inf"), "inf epochs; give a positive number"),
     ],
 )
@@ -84,3 +86,11 @@ def test_an_interrupted_training_says_how_it_goes_on(dataset, tmp_path: Path, ca
     assert last == "shardbox train: stopped; the same command with --resume goes on from the last checkpoint"
     monkeypatch.undo()
     assert main([*words, "--resume"]) == 0
+
+
+def test_many_epochs_are_a_long_training_too(dataset, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(preflight, "LONG_RUN", 4)
+    words = ["train", str(dataset.path), "--recipe", "dense_cnn_small", "--batch-size", "2", "--resize", "64x64"]
+    for epochs, looked in (("0.5", False), ("1", True)):
+        assert main([*words, "--epochs", epochs, "--out", str(tmp_path / epochs)]) == 0
+        assert ("overfit: the loss of one batch" in capsys.readouterr().err) is looked

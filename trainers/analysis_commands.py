@@ -36,6 +36,7 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
 def browse(arguments: Namespace) -> dict[str, Any]:
     """`shardbox browse`: truth and predictions to FiftyOne, and its App."""
     from dataflow.prepared import PreparedDataset
+    from trainers.comparing_commands import labelled
     from trainers.predictions import read_predictions
 
     dataset = PreparedDataset(arguments.dataset)
@@ -43,12 +44,12 @@ def browse(arguments: Namespace) -> dict[str, Any]:
         return _export_tags(arguments, dataset)
     if arguments.tag is not None:
         raise UsageError("--tag says what is exported", "add --export-tags FILE")
-    predictions = [read_predictions(path) for path in arguments.predictions]
+    predictions = labelled({path: read_predictions(path) for path in arguments.predictions})
     from trainers.fiftyone_store import launch, store  # It takes seconds, which mistakes need not wait for.
 
-    known = [*(found.split for found in predictions), *(s for s in ("validation",) if s in dataset.splits)]
+    known = [*(found.split for found in predictions.values()), *(s for s in ("validation",) if s in dataset.splits)]
     split = arguments.split or next(iter([*known, *dataset.splits]))
-    stored = store(dataset, predictions, split=split, name=arguments.name)
+    stored = store(dataset, predictions.values(), split=split, name=arguments.name, labels=list(predictions))
     print(f"FiftyOne dataset {stored.name}: {stored.samples} samples")
     if not arguments.no_app:
         launch(stored.name, port=arguments.port)

@@ -98,6 +98,11 @@ def stored_info(stored: Any) -> dict[str, Any]:
     return noted
 
 
+def run_label(run: dict[str, Any]) -> str:
+    """What a run that is noted is called in the App; earlier versions had its id for it."""
+    return str(run.get("label", run["run_id"]))
+
+
 def update_info(stored: Any, **changes: Any) -> None:
     """Note more."""
     stored.info[_INFO] = stored.info[_INFO] | changes

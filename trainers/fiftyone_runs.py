@@ -12,7 +12,7 @@ from dataflow.prepared import PreparedDataset
 from dataflow.progress import Progress
 from trainers import fiftyone_documents as documents
 from trainers.evaluation import Evaluation
-from trainers.fiftyone_database import GROUND_TRUTH, samples_of, stored_info, update_info
+from trainers.fiftyone_database import GROUND_TRUTH, run_label, samples_of, stored_info, update_info
 from trainers.fiftyone_sidebar import run_descriptions
 from trainers.fiftyone_truth import relative_boxes
 from trainers.fiftyone_views import colour
@@ -33,19 +33,23 @@ def evaluation_key(field: str) -> str:
     return "eval_" + field.removeprefix("pred_")
 
 
-def add_run(stored: Any, dataset: PreparedDataset, found: PredictionSet, evaluation: Evaluation) -> str:
-    """Write the detections of a run and what became of every box, unless they are there; returns their field."""
+def add_run(stored: Any, dataset: PreparedDataset, found: PredictionSet, evaluation: Evaluation, label: str) -> str:
+    """Write the detections of a run and what became of every box, unless they are there; returns their field.
+
+    A run that is new here is called `label`.
+    """
     runs = stored_info(stored)["runs"]
     field = next((name for name, run in runs.items() if run["run_id"] == found.run_id), None)
-    field = field or _free_field(stored, found.run_id)
+    field = field or _free_field(stored, label)
     known = runs.get(field, {})
+    label = run_label(known) if known else label
     digests = known.get("splits", {}) if "sure" in known else {}  # Earlier versions stored less of a run.
     if digests.get(found.split) == found.digest:
         return field
     key = evaluation_key(field)
-    run = {"run_id": found.run_id, "evaluation": key, "splits": digests, **_scores(evaluation)}
+    run = {"run_id": found.run_id, "label": label, "evaluation": key, "splits": digests, **_scores(evaluation)}
     update_info(stored, runs={**runs, field: run})  # The field has its owner even if what follows is interrupted.
-    _declare(stored, found.run_id, field, key)
+    _declare(stored, label, field, key)
     digests = {**digests, found.split: found.digest}
     # Average precision is of a split; what covers several has none.
     method = COCOEvaluationConfig(field, GROUND_TRUTH, iou=0.5, classwise=True, compute_mAP=len(digests) == 1).build()
@@ -67,7 +71,7 @@ def _scores(evaluation: Evaluation) -> dict[str, float]:
     return {"score": evaluation.errors.score, "sure": sure, "very_sure": very_sure}
 
 
-def _declare(stored: Any, run_id: str, field: str, key: str) -> None:
+def _declare(stored: Any, label: str, field: str, key: str) -> None:
     """The fields of a run and its evaluation, and ours: types of errors, suspected causes, what an image costs."""
     fields: dict[str, documents.FieldType] = {field: fo.Detections, f"{key}_cost": fo.FloatField}
     fields |= dict.fromkeys((f"{key}_tp", f"{key}_fp", f"{key}_fn"), fo.IntField)
@@ -75,12 +79,12 @@ def _declare(stored: Any, run_id: str, field: str, key: str) -> None:
         fields |= {path: fo.StringField, f"{path}_id": fo.StringField, f"{path}_iou": fo.FloatField}
         fields[f"{path}_error"] = fo.StringField
     fields[f"{field}.detections.{key}_cause"] = fo.StringField
-    documents.declare(stored, fields, run_descriptions(run_id, field, key))
+    documents.declare(stored, fields, run_descriptions(label, field, key))
 
 
-def _free_field(stored: Any, run_id: str) -> str:
+def _free_field(stored: Any, label: str) -> str:
     """A name for a run's field that no other has."""
-    base = "pred_" + (re.sub(r"[^a-z0-9]+", "_", run_id.lower())[:_FIELD_LENGTH].strip("_") or "run")
+    base = "pred_" + (re.sub(r"[^a-z0-9]+", "_", label.lower())[:_FIELD_LENGTH].strip("_") or "run")
     taken = set(stored.get_field_schema())
     names = (base if i == 1 else f"{base}_{i}" for i in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken)

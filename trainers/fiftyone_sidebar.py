@@ -5,7 +5,7 @@ from typing import Any
 
 import fiftyone as fo
 
-from trainers.fiftyone_database import GROUND_TRUTH, stored_info
+from trainers.fiftyone_database import GROUND_TRUTH, run_label, stored_info
 
 FINDINGS, FINDING_BOXES = "findings", "finding_boxes"
 _IMAGE: Mapping[str, str] = {
@@ -32,14 +32,14 @@ SAMPLE_DESCRIPTIONS: Mapping[str, str] = {
 """What the fields of every stored dataset are, by path."""
 
 
-def run_descriptions(run_id: str, field: str, key: str) -> dict[str, str]:
+def run_descriptions(label: str, field: str, key: str) -> dict[str, str]:
     """What the fields of a run are, by path: its detections in `field`, its evaluation by `key`."""
     told = {
-        field: f"All detections of {run_id}; the view `confident` has those that count",
-        f"{key}_tp": f"Right detections of {run_id}, of any score (IoU 0.50)",
-        f"{key}_fp": f"Wrong detections of {run_id}, of any score",
-        f"{key}_fn": f"Objects that {run_id} missed at any score",
-        f"{key}_cost": f"AP50 that {run_id} would gain if all in this image were right; sort by it for the worst",
+        field: f"All detections of {label}; the view `confident` has those that count",
+        f"{key}_tp": f"Right detections of {label}, of any score (IoU 0.50)",
+        f"{key}_fp": f"Wrong detections of {label}, of any score",
+        f"{key}_fn": f"Objects that {label} missed at any score",
+        f"{key}_cost": f"AP50 that {label} would gain if all in this image were right; sort by it for the worst",
         f"{field}.detections.{key}_cause": "Suspected of a wrong detection where nothing changed",
     }
     for side, other in ((GROUND_TRUTH, "detection"), (field, "object")):
@@ -88,7 +88,7 @@ def _groups(stored: Any) -> dict[str, list[str]]:
     groups = {"ground truth": [GROUND_TRUTH], "predictions": list(runs)}
     for run in runs.values():
         key = run["evaluation"]
-        groups[f"errors and cost of {run['run_id']}"] = [f"{key}_{name}" for name in ("cost", "fp", "fn", "tp")]
+        groups[f"errors and cost of {run_label(run)}"] = [f"{key}_{name}" for name in ("cost", "fp", "fn", "tp")]
     return {**groups, "findings of ingest": list(_AUDIT), "image": list(_IMAGE)}
 
 

@@ -13,7 +13,7 @@ Only modules named `fiftyone_*` import FiftyOne.
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,12 +53,13 @@ class StoreSummary:
 
 def store(
     dataset: PreparedDataset,
-    predictions: Sequence[PredictionSet],
+    predictions: Collection[PredictionSet],
     *,
     split: str,
     name: str | None = None,
     media_dir: Path | None = None,
     overwrite: bool = False,
+    labels: Sequence[str] | None = None,
 ) -> StoreSummary:
     """Put a split and what runs predicted for it into a persistent FiftyOne dataset, making or extending it.
 
@@ -73,6 +74,7 @@ def store(
         media_dir: where image files go, in a directory named after the fingerprint; by default FiftyOne's
             `default_dataset_dir`.
         overwrite: delete what Shardbox stored under this name before.
+        labels: what runs that are new here are called in the App; by default their ids.
 
     Raises:
         UsageError: the name holds something else, two runs have the same id, or predictions do not belong here.
@@ -91,8 +93,8 @@ def store(
     added = add_split(stored, dataset, split, findings, media)
     apart = add_quarantined(stored, dataset, findings, media)
     fields = {}
-    for found, evaluation in zip(predictions, evaluations, strict=True):
-        fields[found.run_id] = add_run(stored, dataset, found, evaluation)
+    for found, evaluation, label in zip(predictions, evaluations, labels or run_ids, strict=True):
+        fields[found.run_id] = add_run(stored, dataset, found, evaluation, label)
     if added or apart or fields:
         save_views(stored)
         arrange(stored)

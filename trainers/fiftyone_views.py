@@ -6,7 +6,7 @@ from typing import Any
 import fiftyone as fo
 from fiftyone import ViewField as F
 
-from trainers.fiftyone_database import GROUND_TRUTH, all_slices, stored_info
+from trainers.fiftyone_database import GROUND_TRUTH, all_slices, run_label, stored_info
 
 CONFIDENT = "confident"
 """Name of the saved view that the App opens on."""
@@ -33,7 +33,7 @@ def save_views(stored: Any) -> None:
         _save(stored, SUSPECTS, _suspects(stored, runs), "Where sure detections of any run disagree with the truth")
     for field, run in runs.items():
         for name, (view, description) in _run_views(stored, field, run):
-            _save(stored, f"{run['run_id']}: {name}", view, description)
+            _save(stored, f"{run_label(run)}: {name}", view, description)
     apart = all_slices(stored).match_tags(QUARANTINED)
     _save(stored, QUARANTINED, apart, "Images that were kept out of the dataset, with the findings that say why")
 

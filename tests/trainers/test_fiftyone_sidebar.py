@@ -58,3 +58,15 @@ def test_what_a_user_moved_stays_and_a_later_run_is_added(samples, stores, fo, i
     after = _groups(stored)
     assert after["mine"] == ["scene"] and after["predictions"] == ["pred_a", "pred_b"]
     assert after["errors and cost of b"] == ["eval_b_cost", "eval_b_fp", "eval_b_fn", "eval_b_tp"]
+
+
+def test_a_run_is_called_by_its_label_for_as_long_as_it_is_stored(samples, stores, fo, into):
+    """Ids of runs are too long for a sidebar, and alike but for their ends."""
+    dataset = make(samples, 24, images=2)
+    runs = [run_of(samples, dataset, seed, f"dense_cnn_small-7887e83d87d{seed}") for seed in (1, 2)]
+    summary = stores.store(dataset, runs, split="validation", labels=["short", "Long run"], **into)
+    assert list(summary.fields.values()) == ["pred_short", "pred_long_run"]
+    again = stores.store(dataset, runs[:1], split="validation", labels=["another"], **into)
+    assert list(again.fields.values()) == ["pred_short"]
+    stored = fo.load_dataset(into["name"])
+    assert "errors and cost of Long run" in _groups(stored) and "short: worst images" in stored.list_saved_views()

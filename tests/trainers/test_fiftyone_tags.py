@@ -137,7 +137,7 @@ def test_everything_done_in_the_app_is_exported(shardbox, fo, source, name, tmp_
     samples["p01"]["ground_truth"].detections.pop(1)
     samples["p02"]["ground_truth"].detections[1].bounding_box = box(44, 8, 72, 48)
     samples["p03"]["ground_truth"].detections.append(fo.Detection(label="cat", bounding_box=box(90, 5, 99, 20)))
-    samples["p04"]["pred_run"].detections[0].tags.append("adopt")
+    samples["p04"]["pred_pred"].detections[0].tags.append("adopt")
     samples["p05"]["ground_truth"].detections[0].tags.append("mislabelled")
     samples["p06"].tags.append("relabel")
     samples["p07"].tags.append("night")

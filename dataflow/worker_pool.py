@@ -22,6 +22,11 @@ from dataflow.runners import Check, Submission, engine_is_here, environment
 
 PATIENCE_S = 60.0
 _ANSWER = "shardbox answer "
+_PLACES = {
+    "gs": "a service account of the machine or GOOGLE_APPLICATION_CREDENTIALS",
+    "s3": "a role of the machine, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SHARED_CREDENTIALS_FILE",
+}
+"""Where the libraries of each store look for credentials."""
 
 
 def answer(paths: Mapping[str, str]) -> dict[str, Any]:
@@ -61,16 +66,50 @@ def store_checks(paths: Mapping[str, str]) -> list[Check]:
     return checks
 
 
+def credential_checks(submission: Submission) -> list[Check]:
+    """What workers have to reach object stores with, as far as that can be told from here.
+
+    Workers of this process have what `store_checks` tried, and a pool that can be asked says itself what it sees.
+    """
+    kind = environment(submission)
+    if kind == "LOOPBACK" or (kind == "EXTERNAL" and _can_be_asked(submission)):
+        return []
+    schemes = {path.partition("://")[0] for path in submission.paths.values() if is_cloud(location(path))}
+    return [_credentials(submission, kind, scheme) for scheme in sorted(schemes)]
+
+
+def _credentials(submission: Submission, kind: str, scheme: str) -> Check:
+    what, options = f"credentials of workers for {scheme}://", submission.options
+    if kind != "DATAFLOW":
+        found = "cannot be seen from here; those of this machine do not go with the job"
+        return Check(what, "note", found, f"workers need credentials of their own, {_PLACES[scheme]}")
+    if scheme == "gs":
+        account = options["service_account_email"] or "the default account of Compute Engine in the project"
+        remedy = "it needs the role roles/storage.objectAdmin on the buckets; --service_account_email names another"
+        return Check(what, "note", f"workers act as {account}; what it may do cannot be asked from here", remedy)
+    image = options["sdk_container_image"]
+    remedy = "put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into the container, or use gs://"
+    if image:
+        return Check(what, "note", f"Dataflow gives none; whether {image} has some cannot be seen from here", remedy)
+    return Check(what, "bad", "Dataflow gives none, and Beam's own image has none", remedy)
+
+
+def _can_be_asked(submission: Submission) -> bool:
+    """Whether the pool answers here, and is not one of those that task managers have each beside them."""
+    address = submission.options["environment_config"]
+    if not address or not answers(address):
+        return False
+    return not is_here(host_of(address)) or engine_is_here(submission)
+
+
 def ask_pool(submission: Submission, patience_s: float = PATIENCE_S) -> list[Check]:
     """What the workers of a job's pool have and see; nothing for other environments, or where the pool is out of reach.
 
     A worker is started, and ended again. A pool whose address is one of each task manager cannot be asked from here.
     """
+    if environment(submission) != "EXTERNAL" or not _can_be_asked(submission):
+        return []
     address = submission.options["environment_config"]
-    if environment(submission) != "EXTERNAL" or not address or not answers(address):
-        return []
-    if is_here(host_of(address)) and not engine_is_here(submission):
-        return []
     paths = {what: str(nearest(location(path))) for what, path in submission.paths.items()}
     code = f"from dataflow.beam_pipelines import question; print({_ANSWER!r} + question(*{(address, paths)!r}))"
     folders = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])

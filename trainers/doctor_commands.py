@@ -39,7 +39,7 @@ def _job(arguments: Namespace) -> tuple[list[Check], list[str]]:
     """What was looked at, and the words of the command that would submit the job, with all that it adds by itself."""
     from dataflow.beam_options import added_arguments, submission
     from dataflow.runners import submission_checks
-    from dataflow.worker_pool import ask_pool, store_checks
+    from dataflow.worker_pool import ask_pool, credential_checks, store_checks
 
     runner, given = arguments.runner, arguments.runner_arguments
     named = {"source": arguments.source, "output": arguments.out}
@@ -48,7 +48,7 @@ def _job(arguments: Namespace) -> tuple[list[Check], list[str]]:
         job = submission(runner, given, paths)
     except UsageError as error:
         return [Check("options", "bad", error.message, error.remedy)], []
-    checks = submission_checks(job) + store_checks(paths)
+    checks = submission_checks(job) + store_checks(paths) + credential_checks(job)
     if not any(check.level == "bad" for check in checks):
         checks += ask_pool(job)
     words = ["shardbox", "ingest", arguments.source or "SOURCE", "--out", arguments.out or "DIR"]

@@ -17,7 +17,7 @@ from typing import Any, cast
 from transformers import TrainerCallback
 
 from dataflow.cloud_paths import CloudPath, is_cloud
-from dataflow.errors import UsageError
+from dataflow.errors import ShardboxError, UsageError
 from dataflow.paths import cache_directory, objects_below
 from trainers import processes
 from trainers.outputs import check_output
@@ -82,6 +82,16 @@ def _description(run: Path) -> Any:
 
 
 @contextmanager
+def _naming(out: Path, here: Path) -> Iterator[None]:
+    """Errors about the run name the place that the user named, and no directory of the cache."""
+    try:
+        yield
+    except ShardboxError as error:
+        error.message = error.message.replace(str(here), str(out))
+        raise
+
+
+@contextmanager
 def trained_here(out: Path, resume: bool) -> Iterator[tuple[Path, tuple[TrainerCallback, ...]]]:
     """The directory to train a run in, and the callbacks that keep the one in the store like it.
 
@@ -106,7 +116,8 @@ def trained_here(out: Path, resume: bool) -> Iterator[tuple[Path, tuple[TrainerC
             check_output(out, RUN_JSON, overwrite=False)
             shutil.rmtree(here, ignore_errors=True)
     processes.wait()
-    yield here, (mirror,)
+    with _naming(out, here):
+        yield here, (mirror,)
     if processes.is_first():
         try:
             mirror.put()

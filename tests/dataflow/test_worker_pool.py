@@ -8,7 +8,7 @@ import pytest
 from dataflow.beam_options import submission
 from dataflow.paths import location
 from dataflow.runners import Check
-from dataflow.worker_pool import ask_pool
+from dataflow.worker_pool import ask_pool, credential_checks
 from tests.factories import write
 from tests.object_stores import object_store
 from tests.tfds_builders.portable import ROOT, free_port, worker_pool
@@ -72,3 +72,41 @@ def test_others_are_not_asked() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dataflow.worker_pool.answers", lambda _: True)
         assert ask_pool(submission("FlinkRunner", far, {})) == [], "it is each task manager's own"
+
+
+FLOW = ("DataflowRunner", "--project=p", "--region=r", "--temp_location=gs://b/t", "--no_auth")
+
+
+@pytest.mark.parametrize(
+    ("words", "paths", "told"),
+    [
+        (FLOW, ("/here",), []),
+        (FLOW, ("gs://b/x", "gs://c/y"), [("note", "act as the default account of Compute Engine")]),
+        (
+            (*FLOW, "--service_account_email=w@p"),
+            ("gs://b/x",),
+            [("note", "act as w@p; what it may do cannot be asked")],
+        ),
+        (FLOW, ("s3://b/x",), [("bad", "Dataflow gives none, and Beam's own image has none")]),
+        ((*FLOW, "--sdk_container_image=R/i:1"), ("s3://b/x",), [("note", "whether R/i:1 has some cannot be seen")]),
+        (FLOW, ("s3://b/x", "gs://b/y"), [("note", "act as"), ("bad", "Dataflow gives none")]),
+        (("FnApiRunner",), ("s3://b/x",), []),
+        (("PortableRunner", "--job_endpoint=far:1"), ("s3://b/x",), [("note", "do not go with the job")]),
+    ],
+)
+def test_credentials_of_workers(words: tuple[str, ...], paths: tuple[str, ...], told: list[tuple[str, str]]) -> None:
+    runner, *options = words
+    checks = credential_checks(submission(runner, options, dict(zip(("source", "output"), paths, strict=False))))
+    assert [check.level for check in checks] == [level for level, _ in told]
+    assert all(text in check.found and check.remedy for check, (_, text) in zip(checks, told, strict=True))
+
+
+def test_pools_that_cannot_be_asked_for_their_credentials(tmp_path: Path) -> None:
+    paths = {"source": "s3://bucket/photos"}
+    options = ("--environment_type=EXTERNAL", "--job_endpoint=localhost:1")
+    there = f"--environment_config=localhost:{free_port()}"
+    [check] = credential_checks(submission("PortableRunner", (*options, there), paths))
+    assert check.level == "note" and "AWS_ACCESS_KEY_ID" in check.remedy
+    with worker_pool(tmp_path / "pool") as pool:
+        asked = submission("PortableRunner", (*options, f"--environment_config={pool}"), paths)
+        assert credential_checks(asked) == []

@@ -179,6 +179,8 @@ def test_train_and_predict_by_the_commands(there: Path, capsys: pytest.CaptureFi
         assert main(words) == 2
         assert f"{run} exists already" in capsys.readouterr().err
         assert main([*words, "--resume"]) == 0
+        assert main([*words, "--resume", "--seed", "1"]) == 2
+        assert f"{run} was started differently: seed was 0, now 1" in capsys.readouterr().err
     predictions = ["predict", str(there / "data"), "--split", "train", "--out", str(there / "two"), "--run"]
     assert main([*predictions, str(there / "runs")]) == 2
     assert f"{there}/runs is no run: it has no run.json" in capsys.readouterr().err

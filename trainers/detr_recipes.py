@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from transformers import PreTrainedConfig
 
@@ -16,7 +17,7 @@ from trainers.detr_configs import (
     small_rt_detr_v2_config,
     small_yolos_config,
 )
-from trainers.recipe import PHOTOGRAPH_AUGMENTATION, Builder, Recipe
+from trainers.recipe import PHOTOGRAPH_AUGMENTATION, Recipe
 from trainers.stages import Stage
 from trainers.watch import Watch
 
@@ -167,31 +168,36 @@ def detr_small_staged() -> Recipe:
     )
 
 
+def _small(
+    recipe: Recipe, architecture: Architecture, config: Callable[[], PreTrainedConfig], **changes: Any
+) -> Recipe:
+    """A small detector of another architecture, trained as `recipe` says but for `changes`: all of it, from nothing."""
+    build = partial(build_detr, config=config, train_early_layers=True, architecture=architecture)
+    return replace(recipe, name=f"{architecture}_small", build=build, **changes)
+
+
 def conditional_detr_small() -> Recipe:
     """A small Conditional DETR from random weights; it too takes long to learn."""
-    return replace(
-        detr_small(),
-        name="conditional_detr_small",
-        build=_small("conditional_detr", small_conditional_detr_config),
-    )
+    return _small(detr_small(), "conditional_detr", small_conditional_detr_config)
 
 
 def deformable_detr_small() -> Recipe:
     """A small Deformable DETR from random weights."""
-    return replace(
-        detr_small(),
-        name="deformable_detr_small",
-        build=_small("deformable_detr", small_deformable_detr_config),
-    )
+    return _small(detr_small(), "deformable_detr", small_deformable_detr_config)
+
+
+def yolos_small() -> Recipe:
+    """A small YOLOS from random weights. It runs anywhere, and learns as slowly as `detr_small`."""
+    return _small(detr_small(), "yolos", small_yolos_config, resize=FixedSize(256, 336))
 
 
 def rt_detr_v2_small() -> Recipe:
     """A small RT-DETR v2 from random weights, in minutes on a CPU."""
-    return Recipe(
-        name="rt_detr_v2_small",
-        build=_small("rt_detr_v2", small_rt_detr_v2_config),
+    return _small(
+        detr_small(),
+        "rt_detr_v2",
+        small_rt_detr_v2_config,
         resize=FixedSize(288, 384),
-        batch_size=8,
         steps=400,
         learning_rate=1e-3,
         warm_up_steps=40,
@@ -201,16 +207,4 @@ def rt_detr_v2_small() -> Recipe:
 
 def d_fine_small() -> Recipe:
     """A small D-FINE from random weights, in minutes on a CPU."""
-    return replace(rt_detr_v2_small(), name="d_fine_small", build=_small("d_fine", small_d_fine_config), steps=300)
-
-
-def yolos_small() -> Recipe:
-    """A small YOLOS from random weights. It runs anywhere, and learns as slowly as `detr_small`."""
-    return replace(
-        detr_small(), name="yolos_small", build=_small("yolos", small_yolos_config), resize=FixedSize(256, 336)
-    )
-
-
-def _small(architecture: Architecture, config: Callable[[], PreTrainedConfig]) -> Builder:
-    """A builder of small detectors, which train throughout because they start from nothing."""
-    return partial(build_detr, config=config, train_early_layers=True, architecture=architecture)
+    return _small(rt_detr_v2_small(), "d_fine", small_d_fine_config, steps=300)

@@ -1,5 +1,6 @@
 """Progress of long work: a line that renews itself on a terminal, plain lines now and then in a log."""
 
+import shutil
 import sys
 import threading
 import time
@@ -11,7 +12,8 @@ from dataflow.cloud_paths import is_cloud
 from dataflow.paths import objects_below
 
 _TERMINAL_PERIOD_S = 0.25
-_LOG_PERIOD_S = 10.0
+# A log has a line every ten seconds at first, then whenever a tenth of the time so far has passed: a day makes eighty.
+_LOG_PERIOD_S, _LOG_SHARE = 10.0, 0.1
 
 
 class Progress:
@@ -27,7 +29,8 @@ class Progress:
         """Say how far the work is, and `note` after it, if the last time is long enough ago."""
         now = time.monotonic()
         self._note = note
-        if now - self._shown >= (_TERMINAL_PERIOD_S if self._terminal else _LOG_PERIOD_S):
+        wait = _TERMINAL_PERIOD_S if self._terminal else max(_LOG_PERIOD_S, _LOG_SHARE * (now - self._start))
+        if now - self._shown >= wait:
             self._shown = now
             self._write(done, now - self._start)
 
@@ -42,7 +45,9 @@ class Progress:
         share = min(done / self._total, 1.0) if self._total else 0.0
         left = f", {(self._total - done) / rate:.0f} s left" if rate and done < self._total else ""
         line = f"{self._what}: {share:4.0%}, {rate:.1f} {self._unit}/s{left}{', ' if self._note else ''}{self._note}"
-        sys.stderr.write(f"\r\x1b[K{line}" if self._terminal else line + "\n")
+        if self._terminal:  # A line that wraps could not be renewed.
+            line = f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}"
+        sys.stderr.write(line if self._terminal else line + "\n")
         sys.stderr.flush()
 
 

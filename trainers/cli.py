@@ -75,7 +75,11 @@ def build_parser() -> argparse.ArgumentParser:
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The arguments of a command line; what follows `--` is for Beam."""
     at = list(words).index("--") if "--" in words else len(words)
-    arguments = build_parser().parse_args(words[:at])
+    parser = build_parser()
+    arguments, left = parser.parse_known_args(words[:at])
+    if left:  # Said by the parser of the command, whose options they are not.
+        parser.prog = f"shardbox {arguments.command_name}"
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
     arguments.runner_arguments = tuple(words[at + 1 :])
     arguments.words, arguments.unfinished = tuple(words), None
     return arguments

@@ -71,6 +71,11 @@ def _change_json(source: Path, change: Callable[[dict], None]) -> None:
     path.write_text(json.dumps(content))
 
 
+def test_an_option_that_a_command_does_not_have(shardbox: Shardbox) -> None:
+    said = shardbox("train", "data", "--recipe", "r", "--out", "out", "--resize", "240", "320")
+    assert said.refused_with(2, "unrecognized arguments: 320; see shardbox train --help")
+
+
 def test_a_wrong_path(shardbox: Shardbox) -> None:
     assert shardbox("ingest", "nowhere", "--format", "yolo", "--out", "out").refused_with(
         2, "nowhere", "check the path"

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -136,7 +136,7 @@ class PendingBatch:
                 raise ExampleError(
                     f"image {draft.image_id!r} ({draft.place}): {error.message}", error.remedy
                 ) from error
-            made.append(replace(found, images=(image,)))
+            made.append(found._replace(images=(image,)))
             edges = (0, 0, image.shape[1], image.shape[0])
             left.append(Target(torch.from_numpy(xyxy_to_shown(boxes, edges)), torch.from_numpy(ids)))
         sizes = [(one.images[0].shape[0], one.images[0].shape[1]) for one in made]
@@ -155,5 +155,5 @@ def _see(drafts: Sequence[Draft], places: Sequence[Place | None], canvas: Canvas
             continue
         one = draft.seen(canvas.room(draft.size, place.pixels))
         draw(one.images, place, canvas)
-        seen.append(Seen((), one.objects, one.refused, one.damage))  # Nobody needs the images any more.
+        seen.append(one._replace(images=()))  # Nobody needs the images any more.
     return seen

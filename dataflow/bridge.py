@@ -27,9 +27,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 from dataflow.assembly import Assembly, PendingBatch
 from dataflow.batches import Batch
 from dataflow.consecutive_records import read_consecutively
-from dataflow.drafts import Augmentation, Draft, ExampleReader
+from dataflow.drafts import Augmentation, Draft
 from dataflow.drawing import ByteCanvas, FloatCanvas, Normalisation
 from dataflow.errors import UsageError
+from dataflow.example_reader import ExampleReader
 from dataflow.grouping import group_by_shape, group_of
 from dataflow.image_augmentation import ImageAugmentation
 from dataflow.order import ReadPlan, Share, sequential_plan, shuffled_plan

@@ -3,7 +3,7 @@
 import io
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -194,8 +194,7 @@ def _without_alpha(data: bytes) -> RgbImage | None:
     return None
 
 
-@dataclass(frozen=True, eq=False)
-class Decoded:
+class Decoded(NamedTuple):
     """What was decoded.
 
     `pixels` (H, W, 3) uint8 RGB. `reduced`: each side is that of the image divided by this, rounded up. `damage`: what

@@ -243,8 +243,8 @@ def example_to_objects(columns: Mapping[str, Any], size: boxes.Size, layout: Lay
 
 def examples_to_objects(
     columns: Sequence[Mapping[str, Any]], sizes: Sequence[boxes.Size], layout: Layout, n_categories: int
-) -> list[Objects] | None:
-    """The objects of several parsed examples of single images, made and checked together at a fraction of the cost.
+) -> Objects | None:
+    """The objects of several parsed examples of single images, laid end to end, made and checked at once.
 
     None where something is wrong with one of them, or odd: to find out what, look at each by `example_to_objects`.
 
@@ -269,7 +269,7 @@ def examples_to_objects(
         objects.check_inside((of_each[0], of_each[1]), n_categories)
     except ShardboxError:
         return None
-    return objects.cut(counts)
+    return objects
 
 
 def example_image_id(example: Mapping[str, Any], layout: Layout, position: str) -> str:

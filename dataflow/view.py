@@ -7,7 +7,7 @@ same functions, so that the values are those that `shardbox diff` stores as PNG 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -121,8 +121,7 @@ def default_mode(pairs: PreparedDataset) -> DiffMode:
     return "absolute" if targets == "both" else "signed"
 
 
-@dataclass(frozen=True, eq=False)
-class Seen:
+class Seen(NamedTuple):
     """One or two images (H, W, 3) uint8, and the objects in their pixels.
 
     `refused`: why a pair could not be aligned, else empty. It shows no change then, and no objects. `damage`: what

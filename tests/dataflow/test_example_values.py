@@ -122,7 +122,8 @@ def test_what_is_no_example_is_an_error(damage: Any) -> None:
 
 
 def test_damage_names_the_example(tmp_path: Path) -> None:
-    from dataflow.drafts import Augmentation, ExampleError, ExampleReader
+    from dataflow.drafts import Augmentation, ExampleError
+    from dataflow.example_reader import ExampleReader
     from dataflow.resize import KeepSize
     from dataflow.view import View
     from tests.dataflow.detection_sets import write_ours

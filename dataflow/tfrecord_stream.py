@@ -18,7 +18,9 @@ from dataflow.tensorflow_runtime import load_tensorflow
 from dataflow.tfrecord import CorruptRecordError, read_records
 
 _READERS = 4  # lanes that are read at the same moment
-_CHUNK = 16  # examples handed from TensorFlow to Python at once; of large images, of which windows hold few, fewer
+# Examples of a lane that are handed on at once, all the way to Python: one by one, waking threads up costs as much as
+# reading. Of large images, of which windows hold few, it is fewer.
+_TURN = 16
 _READ_BUFFER = 1 << 20  # bytes per lane
 _STRETCH = 10_000  # examples read by one pipeline, or one epoch
 
@@ -26,7 +28,7 @@ _STRETCH = 10_000  # examples read by one pipeline, or one epoch
 def read_tfrecords(shards: list[Shard], plans: Plans, window: int) -> Generator[tuple[int, bytes], None, None]:
     """(ticket, serialised example) of every planned visit, in order. Closing the iterator ends the reading.
 
-    About `window` examples are held in memory, encoded as they are.
+    About `window` examples and a few turns of every lane are held in memory, encoded as they are.
 
     Args:
         shards: all shards of the split, in order.
@@ -39,7 +41,8 @@ def read_tfrecords(shards: list[Shard], plans: Plans, window: int) -> Generator[
         MissingExtraError: TensorFlow is not installed.
     """
     total = sum(shard.count for shard in shards)
-    arriving = _read(shards, plans, max(1, min(_CHUNK, window // 8)))
+    turn = max(1, min(_TURN, window // (8 * MAX_LANES)))
+    arriving = _read(shards, plans, turn)
     held: dict[int, bytes] = {}
     try:
         for epoch, plan in plans():
@@ -48,7 +51,7 @@ def read_tfrecords(shards: list[Shard], plans: Plans, window: int) -> Generator[
                 held.update(islice(arriving, 1))
                 while ticket not in held:
                     new = next(arriving, None)
-                    if new is None or len(held) > window + MAX_LANES:
+                    if new is None or len(held) > window + turn * MAX_LANES:
                         raise _missing_example(shards, ticket % total)
                     held[new[0]] = new[1]
                 payload = held.pop(ticket)
@@ -58,14 +61,14 @@ def read_tfrecords(shards: list[Shard], plans: Plans, window: int) -> Generator[
         arriving.close()
 
 
-def _read(shards: list[Shard], plans: Plans, chunk: int) -> Generator[tuple[int, bytes], None, None]:
-    """(ticket, serialised example) in the order of reading: the lanes of each plan in turn, epoch after epoch."""
+def _read(shards: list[Shard], plans: Plans, turn: int) -> Generator[tuple[int, bytes], None, None]:
+    """(ticket, serialised example) in the order of reading: `turn` of each lane in turn, epoch after epoch."""
     tf = load_tensorflow()
     failure = tf.errors.OpError  # Looked up now: when the interpreter ends, the module may be gone before the iterator.
     epochs = iter(plans())
     try:
         while stretch := _stretch(epochs):
-            for tickets, payloads in _pipeline(tf, shards, stretch, chunk):
+            for tickets, payloads in _pipeline(tf, shards, stretch, turn):
                 yield from zip(tickets.numpy().tolist(), payloads.numpy().tolist(), strict=True)
     except failure as error:
         raise _read_error(shards, error.message) from error
@@ -86,8 +89,8 @@ def _stretch(epochs: Iterator[tuple[int, ReadPlan]]) -> list[tuple[int, ReadPlan
     return stretch
 
 
-def _pipeline(tf: Any, shards: list[Shard], stretch: list[tuple[int, ReadPlan]], chunk: int) -> Any:
-    """A tf.data pipeline of (tickets (n,) int64, serialised examples (n,) string) of at most `chunk` examples."""
+def _pipeline(tf: Any, shards: list[Shard], stretch: list[tuple[int, ReadPlan]], turn: int) -> Any:
+    """A tf.data pipeline of (tickets (n,) int64, serialised examples (n,) string) of at most `turn` examples."""
     paths = tf.constant([str(shard.path) for shard in shards])
 
     def read_run(run: Any) -> Any:
@@ -97,7 +100,7 @@ def _pipeline(tf: Any, shards: list[Shard], stretch: list[tuple[int, ReadPlan]],
         return tf.data.Dataset.zip((tickets, records.skip(first).take(length)))
 
     def read_lane(runs: Any) -> Any:
-        return tf.data.Dataset.from_tensor_slices(runs).flat_map(read_run)
+        return tf.data.Dataset.from_tensor_slices(runs).flat_map(read_run).batch(turn)
 
     def read_epoch(lanes: Any) -> Any:
         return tf.data.Dataset.from_tensor_slices(lanes).interleave(
@@ -108,7 +111,7 @@ def _pipeline(tf: Any, shards: list[Shard], stretch: list[tuple[int, ReadPlan]],
     options.deterministic = True
     options.autotune.enabled = False  # There is nothing to tune: all numbers are given.
     dataset = tf.data.Dataset.from_tensor_slices(_to_table(shards, stretch)).flat_map(read_epoch)
-    return dataset.batch(chunk).prefetch(2).with_options(options)
+    return dataset.prefetch(2).with_options(options)
 
 
 def _to_table(shards: list[Shard], stretch: list[tuple[int, ReadPlan]]) -> np.ndarray[Any, np.dtype[np.int64]]:

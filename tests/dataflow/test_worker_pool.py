@@ -1,5 +1,6 @@
 """A worker pool says what its workers have and see; one that cannot is told from one that has other packages."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,6 +36,31 @@ def test_a_pool_without_our_packages(tmp_path: Path) -> None:
         [packages] = asked(pool, {})
     assert packages.level == "bad" and "has no module 'dataflow'" in packages.found
     assert "shardbox[prepare]" in packages.remedy
+
+
+# As Beam's boot program does: it asks what to provide a worker with before it starts one, and cannot use a token that
+# names no files.
+BOOT = """#!{python}
+import os, sys
+import grpc
+from apache_beam.portability.api import beam_provision_api_pb2 as api, beam_provision_api_pb2_grpc as services
+given = dict(word.lstrip("-").split("=", 1) for word in sys.argv[1:])
+with grpc.insecure_channel(given["provision_endpoint"]) as channel:
+    info = services.ProvisionServiceStub(channel).GetProvisionInfo(
+        api.GetProvisionInfoRequest(), metadata=[("worker_id", given["id"])]).info
+if info.retrieval_token and not info.dependencies:
+    sys.exit("failed to get manifest")
+code = "from apache_beam.runners.worker.sdk_worker import SdkHarness; SdkHarness(%r, worker_id=%r).run()"
+os.execv(sys.executable, [sys.executable, "-c", code % (info.control_endpoint.url, given["id"])])
+"""
+
+
+def test_a_pool_of_containers(tmp_path: Path) -> None:
+    boot = write(tmp_path / "boot", BOOT.format(python=sys.executable))
+    boot.chmod(0o755)
+    with worker_pool(tmp_path / "pool", more=(f"--container_executable={boot}",)) as pool:
+        [packages] = asked(pool, {})
+    assert packages.level == "good" and "a worker of the pool has shardbox" in packages.found
 
 
 def test_a_pool_that_has_no_way_to_a_store(tmp_path: Path) -> None:

@@ -115,14 +115,17 @@ def job_service(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def worker_pool(folder: Path, python: Path = Path(sys.executable), path: Path | None = ROOT) -> Iterator[str]:
+def worker_pool(
+    folder: Path, python: Path = Path(sys.executable), path: Path | None = ROOT, more: tuple[str, ...] = ()
+) -> Iterator[str]:
     """Beam's worker pool in the environment of `python`; the address for `--environment_config`.
 
     Its log is `workers.log` in `folder`. `path`: where its workers find modules that their environment does not have.
+    `more`: further options of the pool.
     """
     folder.mkdir(parents=True, exist_ok=True)
     port, log = free_port(), folder / "workers.log"
-    command = [str(python), "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
+    command = [str(python), "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}", *more]
     with service(command, _environment(python, path), log) as process:
 
         def up() -> bool:

@@ -1,7 +1,8 @@
 """Encoded examples out of TFRecord shards, read by tf.data in the background and handed on in a planned order.
 
-tf.data reads several places at once and stays a little ahead. By the tickets an endless stream over epochs is put in
-order, and a shard that holds less than its dataset says is noticed.
+tf.data reads several places in turn, in one thread of its own, and stays a little ahead: a thread for each place would
+be woken up for every example, which costs more than reading it, and the system reads ahead in each file anyway. By the
+tickets an endless stream over epochs is put in order, and a shard that holds less than its dataset says is noticed.
 """
 
 from collections.abc import Generator, Iterator
@@ -17,10 +18,7 @@ from dataflow.prepared import Shard
 from dataflow.tensorflow_runtime import load_tensorflow
 from dataflow.tfrecord import CorruptRecordError, read_records
 
-_READERS = 4  # lanes that are read at the same moment
-# Examples of a lane that are handed on at once, all the way to Python: one by one, waking threads up costs as much as
-# reading. Of large images, of which windows hold few, it is fewer.
-_TURN = 16
+_CHUNK = 64  # examples handed from TensorFlow to Python at once; of large images, of which windows hold few, fewer
 _READ_BUFFER = 1 << 20  # bytes per lane
 _STRETCH = 10_000  # examples read by one pipeline, or one epoch
 
@@ -28,7 +26,7 @@ _STRETCH = 10_000  # examples read by one pipeline, or one epoch
 def read_tfrecords(shards: list[Shard], plans: Plans, window: int) -> Generator[tuple[int, bytes], None, None]:
     """(ticket, serialised example) of every planned visit, in order. Closing the iterator ends the reading.
 
-    About `window` examples and a few turns of every lane are held in memory, encoded as they are.
+    About `window` examples are held in memory, encoded as they are.
 
     Args:
         shards: all shards of the split, in order.
@@ -41,8 +39,7 @@ def read_tfrecords(shards: list[Shard], plans: Plans, window: int) -> Generator[
         MissingExtraError: TensorFlow is not installed.
     """
     total = sum(shard.count for shard in shards)
-    turn = max(1, min(_TURN, window // (8 * MAX_LANES)))
-    arriving = _read(shards, plans, turn)
+    arriving = _read(shards, plans, max(1, min(_CHUNK, window // 8)))
     held: dict[int, bytes] = {}
     try:
         for epoch, plan in plans():
@@ -51,7 +48,7 @@ def read_tfrecords(shards: list[Shard], plans: Plans, window: int) -> Generator[
                 held.update(islice(arriving, 1))
                 while ticket not in held:
                     new = next(arriving, None)
-                    if new is None or len(held) > window + turn * MAX_LANES:
+                    if new is None or len(held) > window + MAX_LANES:
                         raise _missing_example(shards, ticket % total)
                     held[new[0]] = new[1]
                 payload = held.pop(ticket)
@@ -61,14 +58,14 @@ def read_tfrecords(shards: list[Shard], plans: Plans, window: int) -> Generator[
         arriving.close()
 
 
-def _read(shards: list[Shard], plans: Plans, turn: int) -> Generator[tuple[int, bytes], None, None]:
-    """(ticket, serialised example) in the order of reading: `turn` of each lane in turn, epoch after epoch."""
+def _read(shards: list[Shard], plans: Plans, chunk: int) -> Generator[tuple[int, bytes], None, None]:
+    """(ticket, serialised example) in the order of reading: the lanes of each plan in turn, epoch after epoch."""
     tf = load_tensorflow()
     failure = tf.errors.OpError  # Looked up now: when the interpreter ends, the module may be gone before the iterator.
     epochs = iter(plans())
     try:
         while stretch := _stretch(epochs):
-            for tickets, payloads in _pipeline(tf, shards, stretch, turn):
+            for tickets, payloads in _pipeline(tf, shards, stretch, chunk):
                 yield from zip(tickets.numpy().tolist(), payloads.numpy().tolist(), strict=True)
     except failure as error:
         raise _read_error(shards, error.message) from error
@@ -89,8 +86,8 @@ def _stretch(epochs: Iterator[tuple[int, ReadPlan]]) -> list[tuple[int, ReadPlan
     return stretch
 
 
-def _pipeline(tf: Any, shards: list[Shard], stretch: list[tuple[int, ReadPlan]], turn: int) -> Any:
-    """A tf.data pipeline of (tickets (n,) int64, serialised examples (n,) string) of at most `turn` examples."""
+def _pipeline(tf: Any, shards: list[Shard], stretch: list[tuple[int, ReadPlan]], chunk: int) -> Any:
+    """A tf.data pipeline of (tickets (n,) int64, serialised examples (n,) string) of at most `chunk` examples."""
     paths = tf.constant([str(shard.path) for shard in shards])
 
     def read_run(run: Any) -> Any:
@@ -100,18 +97,16 @@ def _pipeline(tf: Any, shards: list[Shard], stretch: list[tuple[int, ReadPlan]],
         return tf.data.Dataset.zip((tickets, records.skip(first).take(length)))
 
     def read_lane(runs: Any) -> Any:
-        return tf.data.Dataset.from_tensor_slices(runs).flat_map(read_run).batch(turn)
+        return tf.data.Dataset.from_tensor_slices(runs).flat_map(read_run)
 
     def read_epoch(lanes: Any) -> Any:
-        return tf.data.Dataset.from_tensor_slices(lanes).interleave(
-            read_lane, cycle_length=MAX_LANES, block_length=1, num_parallel_calls=_READERS, deterministic=True
-        )
+        return tf.data.Dataset.from_tensor_slices(lanes).interleave(read_lane, cycle_length=MAX_LANES, block_length=1)
 
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.enabled = False  # There is nothing to tune: all numbers are given.
     dataset = tf.data.Dataset.from_tensor_slices(_to_table(shards, stretch)).flat_map(read_epoch)
-    return dataset.prefetch(2).with_options(options)
+    return dataset.batch(chunk).prefetch(2).with_options(options)
 
 
 def _to_table(shards: list[Shard], stretch: list[tuple[int, ReadPlan]]) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -22,6 +22,7 @@ from dataflow.errors import ShardboxError
 from dataflow.paths import location
 from dataflow.progress import watch
 from dataflow.shard_tasks import ShardTask, raise_failures, save_failure
+from dataflow.worker_failures import failures_marked
 
 _SHARDS = ".shards"
 
@@ -53,7 +54,7 @@ class _TaskHandler(ModelHandler[int, int, _Loaded]):  # type: ignore[misc]
     ) -> Iterator[int]:
         for shard in batch:
             # One shard at a time in a process: each brings threads and batches of its own, and models keep state.
-            with model.lock:
+            with model.lock, failures_marked(f"shard {shard} could not be done"):
                 self._attempt(shard, model)
             yield shard
 

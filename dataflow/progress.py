@@ -43,7 +43,8 @@ class Progress:
     def _write(self, done: float, seconds: float) -> None:
         rate = done / seconds if seconds else 0.0
         share = min(done / self._total, 1.0) if self._total else 0.0
-        left = f", {(self._total - done) / rate:.0f} s left" if rate and done < self._total else ""
+        # Before a hundredth is done, the time left would be a guess, mostly of how long workers take to start.
+        left = f", {(self._total - done) / rate:.0f} s left" if rate and 0.01 <= share < 1 else ""
         line = f"{self._what}: {share:4.0%}, {rate:.1f} {self._unit}/s{left}{', ' if self._note else ''}{self._note}"
         if self._terminal:  # A line that wraps could not be renewed.
             line = f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}"

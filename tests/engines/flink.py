@@ -15,7 +15,7 @@ from tests.engines.parts import FLINK, flink_libraries, job_server
 from tests.tfds_builders.portable import free_port, service, started, wait_until, worker_pool
 from tfds_builders.running import Running
 
-START_S = 90.0
+START_S = 300.0
 SLOTS = 2
 """Of each task manager: either can do the work of both."""
 _OPENED = (

@@ -16,7 +16,7 @@ from tests.engines.parts import job_server, spark_libraries
 from tests.tfds_builders.portable import free_port, service, started, wait_until, worker_pool
 from tfds_builders.running import Running
 
-START_S = 90.0
+START_S = 300.0
 _DEPLOY = "org.apache.spark.deploy"
 _EXECUTOR = "org.apache.spark.executor.CoarseGrainedExecutorBackend"
 

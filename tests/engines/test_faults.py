@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from dataflow.errors import NO_ROOM
 from dataflow.prepared import METRICS, PreparedDataset
 from dataflow.worker_failures import WorkerFailedError
 from tests.engines.flink import Cluster, flink_cluster
-from tests.engines.spark import spark_cluster
+from tests.engines.spark import SparkCluster, spark_cluster
 from tests.factories import Picture, logical_dataset, write, write_yolo
 from tests.tfds_builders.faulty_sources import Poisoned, Slow, Vanishing
 from tests.tfds_builders.portable import time_limit, wait_until
@@ -24,7 +24,7 @@ from tfds_builders.source import Source
 
 pytestmark = [pytest.mark.engines, pytest.mark.slow]
 
-LIMIT_S = 400.0
+LIMIT_S = 900.0
 
 
 def build(source: Source, out: Path, running: Running = Running()) -> PreparedDataset:
@@ -42,12 +42,6 @@ def files(path: Path) -> dict[str, bytes]:
     """Every file of a dataset, hidden ones too."""
     found = (file for file in sorted(path.rglob("*")) if file.is_file() and file.name != METRICS)
     return {str(file.relative_to(path)): file.read_bytes() for file in found}
-
-
-@pytest.fixture(scope="module")
-def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with flink_cluster(tmp_path_factory.mktemp("flink")) as cluster:
-        yield cluster
 
 
 def test_a_mistake_of_the_program(flink: Cluster, tmp_path: Path) -> None:
@@ -80,42 +74,33 @@ def test_a_full_disk(flink: Cluster, tmp_path: Path) -> None:
         assert not any(path.is_file() for path in disk.rglob("*"))
 
 
-def test_a_task_manager_that_is_killed(tmp_path: Path) -> None:
-    """Flink gives its shards to the other; what was written twice is the same."""
+def check_a_kill(tmp_path: Path, engine: Cluster | SparkCluster, kill: Callable[[], None]) -> None:
+    """What `kill` ends half-way is done again by others; what was written twice is the same."""
     source = Slow(open_yolo(write_yolo(tmp_path / "source", logical_dataset(60))), 0.5)
     expected = files(build(source, tmp_path / "alone").path)
-    with flink_cluster(tmp_path / "flink") as flink, flink.running(tmp_path / "pool") as running:
-        killed = threading.Event()
+    killed = threading.Event()
 
-        def kill() -> None:
-            wait_until(lambda: half_way(tmp_path / "out"), LIMIT_S, "the job is half-way")
-            flink.kill(0)
-            killed.set()
+    def kill_half_way() -> None:
+        wait_until(lambda: half_way(tmp_path / "out"), LIMIT_S, "the job is half-way")
+        kill()
+        killed.set()
 
-        threading.Thread(target=kill, daemon=True).start()
+    with engine.running(tmp_path / "pool") as running:
+        threading.Thread(target=kill_half_way, daemon=True).start()
         dataset = build(source, tmp_path / "out", running)
-        assert killed.is_set()
+    assert killed.is_set() and files(dataset.path) == expected
+    assert [path.name for path in (tmp_path / "out" / "dataset").iterdir()] == ["1.0.0"]
+
+
+def test_a_task_manager_that_is_killed(tmp_path: Path) -> None:
+    with flink_cluster(tmp_path / "flink") as flink:
+        check_a_kill(tmp_path, flink, lambda: flink.kill(0))
         [job] = flink.ask("jobs/overview")["jobs"]
         assert job["state"] == "FINISHED"
         assert flink.ask(f"jobs/{job['jid']}/exceptions")["exceptionHistory"]["entries"], "it was run again"
         wait_until(lambda: len(flink.ask("taskmanagers")["taskmanagers"]) == 1, 60, "the dead one is missed")
-    assert files(dataset.path) == expected
-    assert [path.name for path in (tmp_path / "out" / "dataset").iterdir()] == ["1.0.0"]
 
 
 def test_an_executor_of_spark_that_is_killed(tmp_path: Path) -> None:
-    source = Slow(open_yolo(write_yolo(tmp_path / "source", logical_dataset(60))), 0.5)
-    expected = files(build(source, tmp_path / "alone").path)
-    with spark_cluster(tmp_path / "spark") as spark, spark.running(tmp_path / "pool") as running:
-        killed = threading.Event()
-
-        def kill() -> None:
-            wait_until(lambda: half_way(tmp_path / "out"), LIMIT_S, "the job is half-way")
-            spark.kill_executor(0)
-            killed.set()
-
-        threading.Thread(target=kill, daemon=True).start()
-        dataset = build(source, tmp_path / "out", running)
-        assert killed.is_set()
-    assert files(dataset.path) == expected
-    assert [path.name for path in (tmp_path / "out" / "dataset").iterdir()] == ["1.0.0"]
+    with spark_cluster(tmp_path / "spark") as spark:
+        check_a_kill(tmp_path, spark, lambda: spark.kill_executor(0))

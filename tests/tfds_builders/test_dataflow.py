@@ -8,19 +8,19 @@ import pytest
 
 pytest.importorskip("google.cloud.dataflow", reason="submitting to Dataflow needs apache-beam[gcp]")
 
+from apache_beam.internal.cloudpickle import cloudpickle
+
 from dataflow.beam_jobs import LostElementsError
 from dataflow.paths import location, objects_below
 from dataflow.prepared import METRICS, PreparedDataset
 from tests.factories import Picture, Thing, write_mot
 from tests.object_stores import object_store
-from tests.tfds_builders.dataflow_service import Service, dataflow_service
+from tests.tfds_builders.dataflow_service import IMAGE, Service, dataflow_service, do_fns
 from tfds_builders.builders import SourceBuilder
 from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.pairing import PairOptions
 from tfds_builders.running import Running
-
-IMAGE = "registry.example/shardbox:test"
 
 
 def frames(count: int) -> list[Picture]:
@@ -42,15 +42,7 @@ def pairs(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> PreparedDat
 
 
 def running(bucket: Path, service: Service, *more: str) -> Running:
-    arguments = (
-        "--project=p",
-        "--region=us-central1",
-        f"--temp_location={bucket}/temp",
-        "--no_auth",
-        f"--dataflow_endpoint={service.endpoint}",
-        f"--sdk_container_image={IMAGE}",
-    )
-    return Running("DataflowRunner", (*arguments, *more))
+    return Running("DataflowRunner", (*service.options(bucket), *more))
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -97,9 +89,9 @@ def test_the_size_of_a_job_does_not_grow_with_its_images(bucket: Path, pairs: Pr
         for number, dataset in enumerate((pairs, many)):
             out = bucket / "size" / str(number)
             DifferencesBuilder(dataset, name="x", out=out, running=running(bucket, service)).prepare()
-            graph = service.graph.SerializeToString()
-            assert b"000001" not in graph, "no image is named in it"
-            sizes.append(len(graph) + len(service.bodies[-1]))
+            called = cloudpickle.dumps(do_fns(service.graph))
+            assert str(out).encode() in called and b"000001" not in called, "it names the directory, and no image"
+            sizes.append(len(service.graph.SerializeToString()) + len(service.bodies[-1]))
     assert abs(sizes[1] - sizes[0]) < 200 and max(sizes) < 100_000, "Dataflow takes 10 MB"
 
 

@@ -45,15 +45,7 @@ def dataset(bucket: Path, here: Path) -> PreparedDataset:
 
 
 def running(bucket: Path, service: Service) -> TaskRunner:
-    arguments = (
-        "--project=p",
-        "--region=us-central1",
-        f"--temp_location={bucket}/temp",
-        "--no_auth",
-        f"--dataflow_endpoint={service.endpoint}",
-        "--sdk_container_image=registry.example/shardbox:test-predict",
-    )
-    return TaskRunner("DataflowRunner", arguments)
+    return TaskRunner("DataflowRunner", service.options(bucket))
 
 
 def contents(path: Path) -> dict[str, bytes]:

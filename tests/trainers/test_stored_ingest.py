@@ -7,26 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apache_beam.internal import pickler
-from apache_beam.portability.api import beam_runner_api_pb2
 
 from dataflow.beam_jobs import LostElementsError
-from dataflow.cloud_paths import CloudPath, is_cloud
+from dataflow.cloud_paths import CloudPath
 from dataflow.paths import location, objects_below, upload_files
-from dataflow.prepared import METRICS
 from tests.factories import logical_dataset, photograph, write_coco
 from tests.object_stores import STORES, object_store
 from tests.store_proxy import before_the_store
-from tests.tfds_builders.dataflow_service import dataflow_service
+from tests.tfds_builders.dataflow_service import IMAGE, dataflow_service, do_fns
 from tests.tfds_builders.portable import external, time_limit
 from tests.tfds_builders.test_runners import write_images
+from tests.trainers.stored_ingests import contents, ingested
 from tfds_builders import builders
 from tfds_builders.choices import open_source
 from tfds_builders.running import Running
 from trainers.cli import main
-
-IMAGE = "registry.example/shardbox:0.2.0"
-ORIGIN = "a place that differs"
 
 
 @pytest.fixture(scope="module")
@@ -48,23 +43,6 @@ def bucket(here: Path) -> Iterator[Path]:
     with object_store("gs") as url:
         upload_files(here, location(url) / "photos")
         yield location(url)
-
-
-def contents(dataset: Path, source: Path) -> dict[str, bytes]:
-    """All files of a dataset, but for where its source was, and when that was changed."""
-    names = objects_below(dataset) if is_cloud(dataset) else [path.name for path in dataset.iterdir()]
-    found = {name: (dataset / name).read_bytes() for name in names if name not in (METRICS, "inputs.json")}
-    return {name: data.replace(str(source).encode(), ORIGIN.encode()) for name, data in found.items()}
-
-
-def ingested(source: Path, out: Path, *runner: str) -> dict[str, bytes]:
-    """The dataset that the command makes of a source in a store."""
-    with time_limit(180):
-        assert main(["ingest", str(source), "--out", str(out), "--shards", "4", *runner]) == 0
-    assert not [name for name in objects_below(out) if not name.startswith("photos/1.0.0/")], (
-        "nothing unfinished is left"
-    )
-    return contents(out / "photos/1.0.0", source)
 
 
 @pytest.mark.parametrize("scheme", sorted(STORES))
@@ -98,17 +76,11 @@ def test_by_workers_of_a_pool(
     assert contents(bucket / "pool/photos/1.0.0", bucket / "photos") == expected
 
 
-def options(bucket: Path, endpoint: str) -> tuple[str, ...]:
-    """Those of a job for Dataflow."""
-    service = ("--project=p", "--region=us-central1", "--no_auth", f"--dataflow_endpoint={endpoint}")
-    return (*service, f"--temp_location={bucket}/temp", f"--sdk_container_image={IMAGE}")
-
-
 def test_by_dataflow(bucket: Path, expected: dict[str, bytes]) -> None:
     pytest.importorskip("google.cloud.dataflow", reason="submitting to Dataflow needs apache-beam[gcp]")
     with dataflow_service() as service:
         found = ingested(
-            bucket / "photos", bucket / "there", "--runner", "DataflowRunner", "--", *options(bucket, service.endpoint)
+            bucket / "photos", bucket / "there", "--runner", "DataflowRunner", "--", *service.options(bucket)
         )
         graph = service.graph
     assert found == expected
@@ -119,9 +91,7 @@ def test_by_dataflow(bucket: Path, expected: dict[str, bytes]) -> None:
     staged = {package["name"] for package in pool["packages"]}
     assert staged <= {"submission_environment_dependencies.txt", "pickled_main_session"}
     assert len(graph.SerializeToString()) + len(service.bodies[-1]) < 100_000, "Dataflow takes 10 MB"
-    [write_shards] = [step for step in graph.components.transforms.values() if step.unique_name == "write shards"]
-    payload = beam_runner_api_pb2.ParDoPayload.FromString(write_shards.spec.payload)
-    loader = pickler.loads(payload.do_fn.payload)[0]._outcomes
+    loader = do_fns(graph)["write shards"]._outcomes
     assert type(loader.source.root) is CloudPath and loader.source.root == bucket / "photos", "read by workers, there"
 
 
@@ -141,7 +111,7 @@ def test_a_million_images_by_dataflow(bucket: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr("dataflow.cloud_paths.list_objects", a_million)
         source = open_source("yolo", bucket / "million")
         monkeypatch.undo()  # What is planned is looked for in the store itself.
-        running = Running("DataflowRunner", options(bucket, service.endpoint))
+        running = Running("DataflowRunner", service.options(bucket))
         builder = builders.SourceBuilder(source, name="million", out=bucket / "huge", running=running)
         with pytest.raises(LostElementsError, match="0 of 1280 shards and 0 of 1000000 images"):
             builder.prepare()

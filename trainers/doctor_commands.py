@@ -38,6 +38,7 @@ def _machine() -> Iterator[Check]:
 def _job(arguments: Namespace) -> tuple[list[Check], list[str]]:
     """What was looked at, and the words of the command that would submit the job, with all that it adds by itself."""
     from dataflow.beam_options import added_arguments, submission
+    from dataflow.paths import location
     from dataflow.runners import submission_checks
     from dataflow.worker_pool import ask_pool, credential_checks, store_checks
 
@@ -52,7 +53,24 @@ def _job(arguments: Namespace) -> tuple[list[Check], list[str]]:
     if not any(check.level == "bad" for check in checks):
         checks += ask_pool(job)
     words = ["shardbox", "ingest", arguments.source or "SOURCE", "--out", arguments.out or "DIR"]
+    if arguments.source and not any(check.level == "bad" for check in checks):
+        check, name = _format(location(paths["source"]))
+        checks.append(check)
+        words += ["--format", name]
     return checks, command_line(words, runner, [*added_arguments(runner, given), *given])
+
+
+def _format(source: Path) -> tuple[Check, str]:
+    """The format of a source by what it holds, and the word for it in the command."""
+    from tfds_builders.choices import recognise
+
+    if not source.exists():
+        return Check("source", "bad", f"{source} does not exist", "check the path"), "FORMAT"
+    try:
+        name = recognise(source)
+    except UsageError as error:
+        return Check("format", "note", error.message, "put the right one in the place of FORMAT"), "FORMAT"
+    return Check("format", "good", f"{name}, by what is in {source}"), name
 
 
 def _whole(path: str) -> str:

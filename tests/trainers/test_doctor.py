@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dataflow.runners import Check
-from tests.factories import logical_dataset, write_yolo
+from tests.factories import logical_dataset, write_coco, write_yolo
 from tests.object_stores import object_store
 from trainers import doctor
 from trainers.cli import main
@@ -79,6 +79,20 @@ def test_the_command_that_it_prints_works(
     program, *command = shlex.split(told["command"])
     assert program == "shardbox" and main(command) == 0
     assert (tmp_path / "a b" / "photos" / "1.0.0" / "manifest.json").is_file()
+
+
+def test_the_format_of_a_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that can be read in two ways must be told apart in the command; one that is not there is no source."""
+    source = write_yolo(tmp_path / "photos", logical_dataset(3))
+    status, told = said(capsys, "--runner", "FnApiRunner", "--source", str(source))
+    assert status == 0 and "--format yolo" in told["command"]
+    write_coco(source, logical_dataset(3))
+    status, told = said(capsys, "--runner", "FnApiRunner", "--source", str(source))
+    [check] = [check for check in told["checks"] if check["what"] == "format"]
+    assert status == 0 and check["level"] == "note" and "can be read as" in check["found"]
+    assert "--format FORMAT" in told["command"] and "FORMAT" in check["remedy"]
+    status, told = said(capsys, "--runner", "FnApiRunner", "--source", str(tmp_path / "none"))
+    assert status == 1 and f"{tmp_path / 'none'} does not exist" in told["notes"][0]
 
 
 def test_a_job_that_would_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

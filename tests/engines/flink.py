@@ -72,7 +72,7 @@ class Cluster:
         Workers of all jobs have the same names, and Flink lets go of those of a job some time after it: in one pool
         that ends the workers of the next.
         """
-        with worker_pool(folder) as pool:
+        with worker_pool(folder, module="tests.engines.shared_pool") as pool:
             yield self._running(pool)
 
     def _running(self, pool: str) -> Running:

@@ -33,7 +33,7 @@ class SparkCluster:
     @contextmanager
     def running(self, folder: Path) -> Iterator[Running]:
         """How a job is sent to it, with a worker pool of its own."""
-        with worker_pool(folder) as pool:
+        with worker_pool(folder, module="tests.engines.shared_pool") as pool:
             yield Running(
                 "SparkRunner",
                 (

@@ -15,6 +15,7 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 START_S = 60.0
+POOL = "apache_beam.runners.worker.worker_pool_main"
 # 1 is PR_SET_PDEATHSIG of prctl(2): where the tests are killed, so is what they started.
 _DIES_TOO = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execvp(sys.argv[1], sys.argv[1:])"
 
@@ -116,16 +117,20 @@ def job_service(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def worker_pool(
-    folder: Path, python: Path = Path(sys.executable), path: Path | None = ROOT, more: tuple[str, ...] = ()
+    folder: Path,
+    python: Path = Path(sys.executable),
+    path: Path | None = ROOT,
+    more: tuple[str, ...] = (),
+    module: str = POOL,
 ) -> Iterator[str]:
     """Beam's worker pool in the environment of `python`; the address for `--environment_config`.
 
     Its log is `workers.log` in `folder`. `path`: where its workers find modules that their environment does not have.
-    `more`: further options of the pool.
+    `more`: further options of the pool. `module`: its program.
     """
     folder.mkdir(parents=True, exist_ok=True)
     port, log = free_port(), folder / "workers.log"
-    command = [str(python), "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}", *more]
+    command = [str(python), "-m", module, f"--service_port={port}", *more]
     with service(command, _environment(python, path), log) as process:
 
         def up() -> bool:

@@ -57,7 +57,7 @@ def limit(root: Path, edges: Edges, way: str) -> Iterator[list[Any]]:
     import torch
     from torchvision.transforms.v2.functional import resize as torchvision_resize
 
-    from dataflow.resize import ResizePolicy
+    from dataflow.bridge.resize import ResizePolicy
 
     policy = ResizePolicy(*edges)
 
@@ -80,10 +80,10 @@ def limit(root: Path, edges: Edges, way: str) -> Iterator[list[Any]]:
 
 def ours(root: Path, edges: Edges, file_format: str, floats: bool) -> Iterator[Padded]:
     """The loader in training."""
-    from dataflow.bridge import BatchLoader
-    from dataflow.drawing import Normalisation
+    from dataflow.bridge.drawing import Normalisation
+    from dataflow.bridge.loader import BatchLoader
+    from dataflow.bridge.resize import ResizePolicy
     from dataflow.prepared import PreparedDataset
-    from dataflow.resize import ResizePolicy
 
     dataset = PreparedDataset(prepared(root, file_format))
     made = Normalisation(MEAN, STD) if floats else None
@@ -163,7 +163,7 @@ def padded_over_real(stream: Iterator[Padded], root: Path) -> float:
 
 def random_padded_over_real(root: Path, case: Case) -> float:
     """The same of batches put together at random, the mean of twenty epochs."""
-    from dataflow.resize import ResizePolicy
+    from dataflow.bridge.resize import ResizePolicy
 
     policy = ResizePolicy(case.shortest_edge, case.longest_edge)
     sizes = np.array([policy.target_size((photo.height, photo.width)) for photo in read_photographs(root)])

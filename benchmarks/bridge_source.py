@@ -94,7 +94,7 @@ def make(root: Path, images: int, large: int, source: Path | None, dataset: Path
 
 def _made_photographs(count: int) -> Iterator[tuple[bytes, Boxes | None]]:
     """Windows of a few photographs, each with noise of its own, in the shapes of COCO's, of 50 to 150 kB."""
-    from trainers.scenes import load_photographs
+    from trainers.commands.scenes import load_photographs
 
     rng = np.random.default_rng(0)
     pictures = [p for p in load_photographs() if p.shape[0] > 300 and p.shape[1] > 400]
@@ -111,7 +111,7 @@ def _made_photographs(count: int) -> Iterator[tuple[bytes, Boxes | None]]:
 
 def _large_photographs(count: int) -> Iterator[tuple[bytes, Boxes | None]]:
     """Photographs enlarged to 12 megapixels."""
-    from trainers.scenes import load_photographs
+    from trainers.commands.scenes import load_photographs
 
     rng = np.random.default_rng(1)
     pictures = [p for p in load_photographs() if p.shape[0] > 300 and p.shape[1] > 400]

@@ -40,10 +40,10 @@ def shaken(pair: Any, rng: np.random.Generator, carried: bool, still: bool, move
     `carried`: boxes of the before frame are put where the true movement leads them in the after frame. `still`: the
     after frame shows what the before frame shows, so that nothing has changed; both get noise.
     """
-    from dataflow.aligned_pair import carry_objects
-    from dataflow.camera_motion import Movement, random_movement, shake
+    from dataflow.bridge.pair_augmentation import PairMotion, move_objects
     from dataflow.images import decode_rgb, encode_jpeg
-    from dataflow.pair_augmentation import PairMotion, move_objects
+    from dataflow.pairs.aligned_pair import carry_objects
+    from dataflow.pairs.camera_motion import Movement, random_movement, shake
     from dataflow.records import no_objects
 
     before = decode_rgb(pair.before.image, pair.before.orientation)
@@ -85,10 +85,10 @@ def changed_pairs(dataset: Any, out: Path, name: str, change: Change) -> Any:
 
 def figures(run: Any, dataset: Any, align: str, out: Path) -> tuple[float, dict[str, Any], float]:
     """AP50 of a run on a dataset seen with `align`; its predictions; the score of the best F1."""
-    from dataflow.bridge import BatchLoader
-    from trainers.evaluation import evaluate
-    from trainers.prediction import predict_batch
-    from trainers.predictions import read_predictions, write_predictions
+    from dataflow.bridge.loader import BatchLoader
+    from trainers.evaluation.evaluation import evaluate
+    from trainers.prediction.prediction import predict_batch
+    from trainers.prediction.predictions import read_predictions, write_predictions
 
     view = replace(run.view, align=align)
     loader = BatchLoader(dataset, "validation", run.resize, run.batch_size, training=False, view=view, pad=run.pad)
@@ -107,7 +107,7 @@ def row_of(training: Training, arguments: argparse.Namespace) -> dict[str, float
     """AP50 on the steady and on the shaken pairs, and false detections a frame, aligned and not."""
     import torch
 
-    from trainers.runs import load_run
+    from trainers.training.runs import load_run
 
     torch.set_num_threads(1)
     out = arguments.out

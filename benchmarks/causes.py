@@ -17,9 +17,9 @@ import numpy as np
 from measuring import parser, report
 
 from dataflow.boxes import mot_to_xyxy, pairwise_iou
-from dataflow.camera_motion import random_movement, shake
 from dataflow.images import RgbImage, decode_rgb
-from trainers.change_causes import still_to_undo, suspect
+from dataflow.pairs.camera_motion import random_movement, shake
+from trainers.evaluation.change_causes import still_to_undo, suspect
 
 WANTED = {
     "empty ground": "unmoved",

@@ -62,8 +62,8 @@ def pairs_of(sequence: Path, out: Path, targets: str) -> Any:
     from tfds_builders.builders import SourceBuilder
     from tfds_builders.formats.mot import open_mot
     from tfds_builders.ingest_options import IngestOptions
-    from tfds_builders.pairing import PairOptions
     from tfds_builders.planning import PlanOptions
+    from tfds_builders.sources.pairing import PairOptions
 
     name = f"pairs_{targets.replace('-', '_')}"
     if not (out / name).is_dir():
@@ -76,7 +76,7 @@ def pairs_of(sequence: Path, out: Path, targets: str) -> Any:
 
 def view_of(name: str, align: str = "none") -> Any:
     """The view that a row of the table is named after."""
-    from dataflow.view import View
+    from dataflow.bridge.view import View
 
     if name == "frames":
         return View("frames", None, align)  # type: ignore[arg-type]
@@ -88,10 +88,10 @@ def train_one(training: Training, dataset: Any, run: Path) -> None:
     """Train unless that is done."""
     import torch
 
-    from dataflow.resize import ResizePolicy
-    from trainers.dense_recipes import dense_cnn_small
-    from trainers.runs import is_finished
-    from trainers.training import train
+    from dataflow.bridge.resize import ResizePolicy
+    from trainers.recipes.dense import dense_cnn_small
+    from trainers.training.runs import is_finished
+    from trainers.training.training import train
 
     torch.set_num_threads(1)
     edge = training.shortest_edge
@@ -103,9 +103,9 @@ def train_one(training: Training, dataset: Any, run: Path) -> None:
 
 def score(dataset: Any, run: Path, out: Path) -> dict[str, float]:
     """COCO's figures of a run on the validation frames."""
-    from trainers.evaluation import evaluate
-    from trainers.prediction import predict
-    from trainers.predictions import read_predictions
+    from trainers.evaluation.evaluation import evaluate
+    from trainers.prediction.prediction import predict
+    from trainers.prediction.predictions import read_predictions
 
     if not out.exists():
         predict(dataset, run, out)

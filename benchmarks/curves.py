@@ -27,7 +27,7 @@ def read(path: Path) -> Run:
     """What `run.json` says of a run that was evaluated while it trained."""
     sys.path.insert(0, str(ROOT))
     from dataflow.errors import UsageError
-    from trainers.runs import read_description
+    from trainers.training.runs import read_description
 
     try:
         run: Run = read_description(path)
@@ -70,8 +70,8 @@ def sheet(title: str, label: str, runs: Sequence[Run], points: Callable[[Run], P
 
 def panel(name: str, label: str, runs: Sequence[Run], points: Callable[[Run], Points]) -> Any:
     """The plot of one recipe's runs, an `<svg>` element."""
-    from trainers.axes import Axis
-    from trainers.plots import Mark, plot
+    from trainers.pages.axes import Axis
+    from trainers.pages.plots import Mark, plot
 
     last = max(step for run in runs for step, _ in points(run))
     high = max(1.0, *(value for run in runs for _, value in points(run)))

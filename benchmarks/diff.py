@@ -40,9 +40,9 @@ P = TypeVar("P")
 
 def make_source(root: Path, count: int, shaken: bool) -> None:
     """`count` frames of a scene, from a camera that stands still or, `shaken`, moves."""
-    from dataflow.camera_motion import random_movement, shake
     from dataflow.images import encode_jpeg
-    from trainers.scenes import load_photographs
+    from dataflow.pairs.camera_motion import random_movement, shake
+    from trainers.commands.scenes import load_photographs
 
     rng = np.random.default_rng(0)
     pictures = [cv2.resize(p, SIZE[::-1], interpolation=cv2.INTER_AREA) for p in load_photographs()[:4]]

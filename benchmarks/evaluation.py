@@ -31,11 +31,11 @@ from measuring import in_turns, parser, report, run_here
 
 from dataflow.boxes import xyxy_to_coco
 from dataflow.records import ImageRecord, Objects, Predictions
-from trainers.coco_figures import FIGURES, THRESHOLDS
-from trainers.curves import SWEEP_SCORES, tally
-from trainers.greedy import Boxes, claim
-from trainers.matching import Matching, match
-from trainers.overlaps import rank_in_group
+from trainers.evaluation.coco_figures import FIGURES, THRESHOLDS
+from trainers.evaluation.curves import SWEEP_SCORES, tally
+from trainers.evaluation.greedy import Boxes, claim
+from trainers.evaluation.matching import Matching, match
+from trainers.evaluation.overlaps import rank_in_group
 
 SIDE = 640
 CROWD = 0.02

@@ -75,7 +75,7 @@ def _predictions(dataset: Any) -> Any:
     import numpy as np
 
     from dataflow.records import Predictions
-    from trainers.predictions import collect_predictions
+    from trainers.prediction.predictions import collect_predictions
 
     made = []
     for i, record in enumerate(dataset.records(_SPLIT)):
@@ -122,9 +122,9 @@ def _fiftyone_samples(records: list[Any], predictions: Any, names: Any) -> Itera
 
 def _bulk_samples(stored: Any, dataset: Any, records: list[Any], predictions: Any) -> None:
     """The same samples as Shardbox writes them, objects and detections at once."""
-    from trainers import fiftyone_documents as documents
-    from trainers.fiftyone_truth import declare, relative_boxes, truth
-    from trainers.frames import Frame
+    from trainers.app import documents
+    from trainers.app.truth import declare, relative_boxes, truth
+    from trainers.evaluation.frames import Frame
 
     def samples() -> Iterator[Any]:
         for record in records:
@@ -180,10 +180,10 @@ def _one(contender: str, root: Path, server: int) -> dict[str, Any]:
     from dataclasses import replace
 
     from dataflow.prepared import PreparedDataset
-    from trainers.evaluation import evaluate
-    from trainers.fiftyone_runs import add_run
-    from trainers.fiftyone_store import fo, store
-    from trainers.matching import match
+    from trainers.app.runs import add_run
+    from trainers.app.store import fo, store
+    from trainers.evaluation.evaluation import evaluate
+    from trainers.evaluation.matching import match
 
     dataset = PreparedDataset(root / "out" / "benchmark" / "1.0.0")
     records = [replace(record, image=b"") for record in dataset.records(_SPLIT)]

@@ -31,7 +31,7 @@ SIZE = (480, 640)
 def make_source(root: Path, count: int) -> None:
     """`count` photographs of about 100 kB and their labels. The pixels repeat; no two files are the same."""
     from dataflow.images import encode_jpeg
-    from trainers.scenes import load_photographs
+    from trainers.commands.scenes import load_photographs
 
     rng = np.random.default_rng(0)
     height, width = SIZE

@@ -21,7 +21,7 @@ from measuring import parser, report
 
 def references(count: int, objects: int) -> list[Any]:
     """Made-up references, as the YOLO reader makes them, or the COCO reader with `objects` annotations each."""
-    from tfds_builders.source import Reference
+    from tfds_builders.sources.source import Reference
 
     rows = ",".join(f'[{i},{{"category_id":{i},"bbox":[10.5,20.25,300.125,200.5],"area":1.5}}]' for i in range(objects))
     made = []
@@ -37,7 +37,7 @@ def stored(count: int) -> dict[str, float]:
     """A YOLO source of so many images in an object store: its listing, made up here, and what is planned by it."""
     from unittest.mock import patch
 
-    from dataflow import cloud_paths
+    from dataflow.stores import cloud_paths
     from tfds_builders.formats.yolo import open_yolo
 
     def made_up(_: str, bucket: str, folder: str) -> Iterator[tuple[str, int, int]]:
@@ -65,12 +65,12 @@ def simulate(count: int, objects: int, folder: Path) -> dict[str, float]:
     """Seconds, bytes and counts of each step."""
     import apache_beam as beam
 
-    from dataflow.beam_jobs import ShardJob, add_job, write_plan
+    from dataflow.beam.jobs import ShardJob, add_job, write_plan
     from dataflow.records import Categories
     from dataflow.shards import ShardFormat, ShardKey, ShardResult
     from tfds_builders.planning import PlanOptions, plan_shards
     from tfds_builders.reuse import input_digests, save_inputs
-    from tfds_builders.source import Checks, Loader
+    from tfds_builders.sources.source import Checks, Loader
     from tfds_builders.whole_source import whole_source_findings
 
     found: dict[str, float] = {"images": count}

@@ -52,7 +52,7 @@ def _r50() -> Any:
 
 
 def _small() -> Any:
-    from trainers.detr_configs import small_detr_config
+    from trainers.detectors.detr_configs import small_detr_config
 
     return small_detr_config()
 
@@ -62,11 +62,11 @@ Inputs = dict[str, Any]
 
 
 def ours(root: Path, case: Case, workers: int, device: Any) -> Iterator[Inputs]:
-    from dataflow.batches import normalise
-    from dataflow.bridge import BatchLoader
+    from dataflow.bridge.batches import normalise
+    from dataflow.bridge.loader import BatchLoader
+    from dataflow.bridge.resize import ResizePolicy
     from dataflow.prepared import PreparedDataset
-    from dataflow.resize import ResizePolicy
-    from trainers.recipe import IMAGENET_MEAN, IMAGENET_STD
+    from trainers.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD
 
     loader = BatchLoader(
         PreparedDataset(prepared(root, "tfrecord")),
@@ -116,7 +116,7 @@ class Training:
         import torch
 
         from dataflow.records import Categories
-        from trainers.detr import build_detr
+        from trainers.detectors.detr import build_detr
 
         torch.manual_seed(0)
         self.device = device

@@ -14,13 +14,13 @@ import tensorflow_datasets as tfds
 from google.protobuf import json_format  # type: ignore[import-untyped]
 from tensorflow_datasets.core import constants
 
-from dataflow.cloud_paths import is_cloud
 from dataflow.errors import UsageError
 from dataflow.example_values import ExampleValues
-from dataflow.paths import local_file, location
 from dataflow.records import Categories, FramePair, ImageRecord
 from dataflow.schema import Layout, example_image_id, example_to_pair, example_to_record, find_layout, image_features
 from dataflow.shards import FILE_FORMATS, FileFormat
+from dataflow.stores.cloud_paths import is_cloud
+from dataflow.stores.paths import local_file, location
 from dataflow.tfrecord import CorruptRecordError, read_records
 
 MANIFEST = "manifest.json"

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from dataflow.cloud_paths import is_cloud
-from dataflow.paths import objects_below
+from dataflow.stores.cloud_paths import is_cloud
+from dataflow.stores.paths import objects_below
 
 _TERMINAL_PERIOD_S = 0.25
 # A log has a line every ten seconds at first, then whenever a tenth of the time so far has passed: a day makes eighty.

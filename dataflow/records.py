@@ -15,8 +15,8 @@ import numpy.typing as npt
 from dataflow.boxes import Boxes, Size, Sizes, box_areas
 from dataflow.errors import ShardboxError
 from dataflow.findings import printable
-from dataflow.motion_models import MODELS, MotionModel
-from dataflow.valid_pixels import mask_size
+from dataflow.pairs.motion_models import MODELS, MotionModel
+from dataflow.pairs.valid_pixels import mask_size
 
 
 class RecordError(ShardboxError):
@@ -235,7 +235,7 @@ class FramePair:
     `homography` (3, 3) float64 maps before px to after px; `alignment_score` in [0, 1] says how far to trust it,
     `alignment_model` what kind of movement it is, `alignment_residual` (px) how well the matches agree with it.
     `valid` is a mask of the after frame's pixels that have a counterpart in the before frame, as PNG (see
-    `dataflow.valid_pixels`); b"" where all have one.
+    `dataflow.pairs.valid_pixels`); b"" where all have one.
     """
 
     pair_id: str
@@ -269,7 +269,7 @@ class FramePair:
         _require(
             not self.valid or mask_size(self.valid) == self.after.size,
             f"pair {self.pair_id!r} has a mask of valid pixels that is no grey PNG of the after frame's size",
-            "encode it by dataflow.valid_pixels",
+            "encode it by dataflow.pairs.valid_pixels",
         )
         _require(
             self.before.group_id == self.after.group_id,

@@ -19,8 +19,8 @@ from tensorflow_datasets.core.features.bounding_boxes_utils import BBoxFormat
 from dataflow import boxes
 from dataflow.errors import ShardboxError, UsageError
 from dataflow.images import read_header
+from dataflow.pairs.valid_pixels import whole_mask
 from dataflow.records import Categories, Change, FramePair, ImageRecord, Objects, no_objects
-from dataflow.valid_pixels import whole_mask
 
 SCHEMA_VERSION = 3
 Kind = Literal["images", "pairs", "differences"]

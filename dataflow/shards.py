@@ -19,14 +19,14 @@ import tensorflow_datasets as tfds
 import xxhash
 from tensorflow_datasets.core import naming
 
-from dataflow.alignment_counts import AlignmentCounts, AlignmentTally, PairAlignment, parse_counts
+from dataflow.beam.step_times import StepTimes
 from dataflow.example_bytes import ExampleBytes
 from dataflow.findings import Code, Finding
-from dataflow.paths import REQUESTS, whole_file
+from dataflow.pairs.alignment_counts import AlignmentCounts, AlignmentTally, PairAlignment, parse_counts
 from dataflow.records import Categories
 from dataflow.schema import Kind, build_features
 from dataflow.splits import unit_hash
-from dataflow.step_times import StepTimes
+from dataflow.stores.paths import REQUESTS, whole_file
 from dataflow.tfrecord import write_record
 
 FileFormat = Literal["tfrecord", "array_record"]

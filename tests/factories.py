@@ -24,7 +24,7 @@ from tfds_builders.builders import RefusedError, SourceBuilder
 from tfds_builders.ingest_options import IngestOptions
 from tfds_builders.planning import PlanOptions
 from tfds_builders.running import Running
-from tfds_builders.source import Checks, ExifPolicy, Loader, Source
+from tfds_builders.sources.source import Checks, ExifPolicy, Loader, Source
 
 ORIENTATION = 0x0112
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif", "GIF": ".gif"}

@@ -63,7 +63,7 @@ STORES = {"gs": gcs, "s3": s3}
 @contextmanager
 def object_store(scheme: str) -> Iterator[str]:
     """One of the stores. File systems that were opened before would still lead to an older one."""
-    from dataflow import object_stores
+    from dataflow.stores import object_stores
 
     with STORES[scheme]() as root:
         object_stores.file_system.cache_clear()

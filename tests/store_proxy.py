@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from unittest.mock import patch
 
-from dataflow import object_stores
+from dataflow.stores import object_stores
 
 
 class Proxy:

@@ -11,29 +11,30 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("dataflow", "tfds_builders", "trainers")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 LIGHT = (
-    "aligned_pair",
-    "alignment_counts",
     "boxes",
-    "camera_motion",
     "errors",
     "findings",
-    "frame",
-    "grouping",
-    "illumination",
-    "image_augmentation",
-    "image_diff",
     "images",
-    "motion_models",
-    "padding",
-    "pair_augmentation",
-    "quarter_shifts",
-    "random_light",
     "records",
-    "registration",
-    "resize",
     "splits",
-    "valid_pixels",
+    "bridge.grouping",
+    "bridge.image_augmentation",
+    "bridge.padding",
+    "bridge.pair_augmentation",
+    "bridge.random_light",
+    "bridge.resize",
+    "pairs.aligned_pair",
+    "pairs.alignment_counts",
+    "pairs.camera_motion",
+    "pairs.frame",
+    "pairs.illumination",
+    "pairs.image_diff",
+    "pairs.motion_models",
+    "pairs.quarter_shifts",
+    "pairs.registration",
+    "pairs.valid_pixels",
 )
+TRAINING = "import trainers.prediction.prediction, trainers.recipes.catalogue, trainers.training.training"
 HEAVY = {"tensorflow", "tensorflow_datasets", "torch", "torchvision", "apache_beam", "fiftyone", "transformers"}
 
 
@@ -59,13 +60,13 @@ def _where(package: str) -> set[str]:
     return {str(path.relative_to(ROOT)) for path in SOURCES if package in _imports(path)}
 
 
-def test_fiftyone_is_imported_in_modules_named_after_it() -> None:
-    assert all(path.startswith("trainers/fiftyone_") for path in _where("fiftyone"))
+def test_fiftyone_is_imported_in_its_own_package() -> None:
+    assert all(path.startswith("trainers/app/") for path in _where("fiftyone"))
 
 
-def test_beam_is_imported_in_modules_named_after_it_and_pipelines_are_made_in_one() -> None:
-    assert all(path.startswith("dataflow/beam_") for path in _where("apache_beam"))
-    assert [path.name for path in SOURCES if "beam.Pipeline(" in path.read_text()] == ["beam_pipelines.py"]
+def test_beam_is_imported_in_its_own_package_and_pipelines_are_made_in_one() -> None:
+    assert all(path.startswith("dataflow/beam/") for path in _where("apache_beam"))
+    assert [path.name for path in SOURCES if "beam.Pipeline(" in path.read_text()] == ["pipelines.py"]
 
 
 def test_tensorflow_is_imported_in_one_module() -> None:
@@ -98,31 +99,34 @@ def test_the_light_half_stays_light(module: str) -> None:
 
 
 def test_a_diff_worker_loads_neither_tensorflow_nor_torch() -> None:
-    loaded = _modules_after("import dataflow.beam_jobs, tfds_builders.builders, tfds_builders.choices")
+    loaded = _modules_after("import dataflow.beam.jobs, tfds_builders.builders, tfds_builders.choices")
     assert "apache_beam" in loaded
     assert not loaded & {"tensorflow", "torch", "fiftyone", "transformers"}
 
 
 def test_training_loads_no_beam_and_no_fiftyone() -> None:
-    loaded = _modules_after("import trainers.training, trainers.prediction, trainers.recipes")
+    loaded = _modules_after(TRAINING)
     assert "torch" in loaded
     assert not loaded & {"apache_beam", "fiftyone"}
 
 
 def test_libraries_of_backbones_are_loaded_where_one_is_built() -> None:
-    loaded = _modules_after("import trainers.training, trainers.prediction, trainers.recipes")
+    loaded = _modules_after(TRAINING)
     assert not loaded & {"timm", "diffusers"}
-    assert _where("timm") == {"trainers/timm_body.py"}
-    assert _where("diffusers") == {"trainers/diffusion_body.py"}
+    assert _where("timm") == {"trainers/detectors/timm_body.py"}
+    assert _where("diffusers") == {"trainers/detectors/diffusion_body.py"}
 
 
 def test_an_analyst_loads_neither_tensorflow_nor_torch() -> None:
-    loaded = _modules_after("import trainers.evaluation, trainers.report, trainers.predictions")
+    modules = "trainers.evaluation.evaluation, trainers.pages.report, trainers.prediction.predictions"
+    loaded = _modules_after(f"import {modules}")
     assert not loaded & {"tensorflow", "torch", "apache_beam"}
 
 
 def test_counting_a_dataset_loads_neither_tensorflow_nor_torch_nor_beam() -> None:
-    loaded = _modules_after("import trainers.dataset_statistics, trainers.statistics_page, trainers.statistics_text")
+    package = "trainers.statistics"
+    modules = f"{package}.dataset_statistics, {package}.statistics_text, trainers.pages.statistics_page"
+    loaded = _modules_after(f"import {modules}")
     assert not loaded & {"tensorflow", "torch", "apache_beam", "fiftyone"}
 
 

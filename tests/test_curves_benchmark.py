@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from trainers.runs import FORMAT_VERSION, write_description
+from trainers.training.runs import FORMAT_VERSION, write_description
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SVG = "{http://www.w3.org/2000/svg}"

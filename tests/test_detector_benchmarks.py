@@ -10,9 +10,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from dataflow.camera_motion import random_movement
 from dataflow.images import decode_rgb
-from dataflow.motion_models import carry_boxes
+from dataflow.pairs.camera_motion import random_movement
+from dataflow.pairs.motion_models import carry_boxes
 from dataflow.records import FramePair, Objects
 from tests.dataflow.detection_sets import make_record
 from tests.factories import Picture, Thing, write_mot

@@ -9,7 +9,7 @@ import pytest
 
 from tfds_builders.choices import FORMATS
 from trainers.cli import build_parser, parse
-from trainers.recipes import RECIPES
+from trainers.recipes.catalogue import RECIPES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

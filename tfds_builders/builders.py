@@ -16,19 +16,18 @@ from google.protobuf import json_format  # type: ignore[import-untyped]
 from tensorflow_datasets.core import dataset_builder
 from tensorflow_datasets.core import splits as splits_lib
 
-from dataflow.beam_jobs import ShardJob, run_shard_job
-from dataflow.beam_options import check_runner
-from dataflow.cloud_paths import is_cloud
+from dataflow.beam.jobs import ShardJob, run_shard_job
+from dataflow.beam.options import check_runner
 from dataflow.errors import DataRefusedError, UsageError
 from dataflow.findings import Audit, Finding, Policy, sorted_findings
-from dataflow.paths import location, upload_files
 from dataflow.prepared import MANIFEST, PreparedDataset
 from dataflow.progress import watch_directory
 from dataflow.schema import SCHEMA_VERSION, build_features
 from dataflow.shards import FileFormat, ShardFormat, ShardResult, fingerprint, manifest_splits, split_infos
 from dataflow.splits import FrameRanges
+from dataflow.stores.cloud_paths import is_cloud
+from dataflow.stores.paths import location, upload_files
 from tfds_builders.audit.files import write_audit
-from tfds_builders.corrections import Corrections, kept_corrections, save_corrections, unknown_images
 from tfds_builders.croissant import CROISSANT, croissant
 from tfds_builders.directory import (
     discard,
@@ -56,7 +55,8 @@ from tfds_builders.reuse import (
     without_shards,
 )
 from tfds_builders.running import Running
-from tfds_builders.source import Loader, Reference, Source
+from tfds_builders.sources.corrections import Corrections, kept_corrections, save_corrections, unknown_images
+from tfds_builders.sources.source import Loader, Reference, Source
 from tfds_builders.whole_source import whole_source_findings
 
 VERSION = "1.0.0"

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dataflow.cloud_paths import listed
 from dataflow.errors import UsageError
 from dataflow.records import Categories
+from dataflow.stores.cloud_paths import listed
 from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.coco_writer import CocoWriter
 from tfds_builders.formats.cvat import open_cvat
@@ -24,7 +24,7 @@ from tfds_builders.formats.voc import open_voc
 from tfds_builders.formats.voc_writer import VocWriter
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.formats.yolo_writer import YoloWriter
-from tfds_builders.source import Source
+from tfds_builders.sources.source import Source
 from tfds_builders.writing import Writer
 
 FormatName = Literal["yolo", "coco", "voc", "mot", "virat", "labelme", "cvat", "pairs"]

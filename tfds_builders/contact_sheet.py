@@ -10,17 +10,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dataflow.aligned_pair import align_pair, carry_objects
-from dataflow.alignment_counts import SCORE_STEPS, WORST, AlignmentCounts, PairAlignment, merge_counts
 from dataflow.boxes import Size
 from dataflow.findings import Code, Finding
-from dataflow.frame import Frame
-from dataflow.image_diff import difference
 from dataflow.images import RgbImage, decode_rgb
-from dataflow.motion_models import Matrix, map_points
+from dataflow.pairs.aligned_pair import align_pair, carry_objects
+from dataflow.pairs.alignment_counts import SCORE_STEPS, WORST, AlignmentCounts, PairAlignment, merge_counts
+from dataflow.pairs.frame import Frame
+from dataflow.pairs.image_diff import difference
+from dataflow.pairs.motion_models import Matrix, map_points
+from dataflow.pairs.registration import AlignmentError, Method
 from dataflow.prepared import PreparedDataset
 from dataflow.records import FramePair, Objects
-from dataflow.registration import AlignmentError, Method
 from dataflow.schema import example_image_id, example_to_pair
 from dataflow.shards import ShardResult
 from tfds_builders.audit.pictures import Corners, draw_boxes, make_thumbnail

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder
 
-from dataflow.beam_options import DEFAULT_RUNNER
+from dataflow.beam.options import DEFAULT_RUNNER
 from dataflow.errors import UsageError
 from dataflow.findings import Policy
 from dataflow.splits import FrameRanges, parse_splits
@@ -30,7 +30,7 @@ from tfds_builders.choices import FormatName, open_source, recognise
 from tfds_builders.ingest_options import IngestOptions, listed_options
 from tfds_builders.planning import PlanOptions
 from tfds_builders.running import Running
-from tfds_builders.source import CheckLevel, ExifPolicy
+from tfds_builders.sources.source import CheckLevel, ExifPolicy
 
 _DESCRIPTION = "Prepared by Shardbox."
 

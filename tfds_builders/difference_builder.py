@@ -5,13 +5,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dataflow.alignment_counts import merge_counts
-from dataflow.beam_jobs import ShardJob
+from dataflow.beam.jobs import ShardJob
 from dataflow.errors import UsageError
 from dataflow.findings import Finding, Policy
-from dataflow.image_diff import DiffMode
+from dataflow.pairs.alignment_counts import merge_counts
+from dataflow.pairs.image_diff import DiffMode
+from dataflow.pairs.registration import Method
 from dataflow.prepared import PreparedDataset
-from dataflow.registration import Method
 from dataflow.shards import ShardFormat, ShardKey, ShardResult
 from tfds_builders.builders import Planned, ShardBuilder
 from tfds_builders.contact_sheet import CONTACT_SHEET, write_contact_sheet

@@ -10,23 +10,23 @@ import cv2
 import numpy as np
 import xxhash
 
-from dataflow.aligned_pair import AlignedPair, align_pair, carry_objects
-from dataflow.alignment_counts import PairAlignment
+from dataflow.beam.step_times import Stopwatch
 from dataflow.errors import ShardboxError
 from dataflow.findings import Code, Finding
-from dataflow.frame import Frame
-from dataflow.image_diff import NO_CHANGE, DiffMode, SizeMismatchError
 from dataflow.images import RgbImage, decode_rgb, encode_jpeg, encode_png
+from dataflow.pairs.aligned_pair import AlignedPair, align_pair, carry_objects
+from dataflow.pairs.alignment_counts import PairAlignment
+from dataflow.pairs.frame import Frame
+from dataflow.pairs.image_diff import NO_CHANGE, DiffMode, SizeMismatchError
+from dataflow.pairs.registration import AlignmentError, Method
+from dataflow.pairs.valid_pixels import encode_mask
 from dataflow.prepared import PreparedDataset, Shard
 from dataflow.records import FramePair, ImageRecord
-from dataflow.registration import AlignmentError, Method
 from dataflow.schema import pair_to_example
 from dataflow.shards import Outcome
-from dataflow.step_times import Stopwatch
 from dataflow.tfrecord import CorruptRecordError
-from dataflow.valid_pixels import encode_mask
 from tfds_builders.frame_chains import windows, work_in_chains
-from tfds_builders.source import THREADS
+from tfds_builders.sources.source import THREADS
 
 ImageFormat = Literal["jpeg", "png"]
 _CODES = {SizeMismatchError: Code.SIZE_MISMATCH, AlignmentError: Code.PAIR_UNALIGNED}

@@ -15,9 +15,9 @@ from typing import Any
 
 from tensorflow_datasets.core import constants
 
-from dataflow.cloud_paths import is_cloud
 from dataflow.errors import UsageError
-from dataflow.paths import REQUESTS, copy_object, objects_below, remove_tree
+from dataflow.stores.cloud_paths import is_cloud
+from dataflow.stores.paths import REQUESTS, copy_object, objects_below, remove_tree
 
 _OWNER = ".owner.json"
 _READY = ".ready"

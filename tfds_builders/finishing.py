@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from dataflow.beam_jobs import ShardJob
+from dataflow.beam.job_metrics import save_metrics
+from dataflow.beam.jobs import ShardJob
 from dataflow.errors import DataRefusedError
-from dataflow.job_metrics import save_metrics
 from dataflow.shards import ShardKey, ShardResult
 from tfds_builders.reuse import finished_shards, take_shards, without_shards
 

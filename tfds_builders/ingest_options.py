@@ -9,9 +9,9 @@ from dataflow.findings import Policy
 from dataflow.shards import FileFormat
 from dataflow.splits import FrameRanges
 from tfds_builders.choices import FormatName
-from tfds_builders.pairing import PairOptions
 from tfds_builders.planning import PlanOptions
-from tfds_builders.source import CheckLevel, Checks, ExifPolicy
+from tfds_builders.sources.pairing import PairOptions
+from tfds_builders.sources.source import CheckLevel, Checks, ExifPolicy
 
 _PAIRING = PairOptions(gap=1)
 

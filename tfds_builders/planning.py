@@ -9,7 +9,7 @@ from dataflow.errors import UsageError
 from dataflow.findings import Code, Finding
 from dataflow.shards import ShardKey, place_in_shard, shard_count, shard_of
 from dataflow.splits import DEFAULT, Fractions, FrameRanges, Splits, split_of_group
-from tfds_builders.source import Reference
+from tfds_builders.sources.source import Reference
 from tfds_builders.stratify import ClassIds, balanced_seed
 
 # With fewer examples per shard, those that are kept together could leave shards empty.

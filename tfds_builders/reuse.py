@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from dataflow.beam_jobs import ShardJob, results_so_far
-from dataflow.cloud_paths import is_cloud
-from dataflow.paths import REQUESTS, copy_object
+from dataflow.beam.jobs import ShardJob, results_so_far
 from dataflow.shards import ShardKey, ShardResult, parse_result
+from dataflow.stores.cloud_paths import is_cloud
+from dataflow.stores.paths import REQUESTS, copy_object
 from tfds_builders.directory import write_text
 
 INPUTS = "inputs.json"

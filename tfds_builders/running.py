@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataflow.beam_options import DEFAULT_RUNNER
+from dataflow.beam.options import DEFAULT_RUNNER
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataflow.splits import Fractions, Splits, split_of_group
-from tfds_builders.source import Reference
+from tfds_builders.sources.source import Reference
 
 SEEDS = 100
 # Every image is looked at once more for it. With more images a hash is even enough by itself (80/20: 0.9 %).

@@ -11,7 +11,7 @@ from dataflow.findings import Code, Finding, Severity
 from dataflow.records import Categories
 from dataflow.shards import ShardKey, ShardResult
 from tfds_builders.look_alikes import Hashes, look_alikes
-from tfds_builders.source import Reference
+from tfds_builders.sources.source import Reference
 
 _LISTED = 12
 _PER_FINDING = 1000

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from dataflow.errors import NO_ROOM, DataRefusedError, MissingExtraError, ShardboxError, UsageError
-from trainers import analysis_options, data_options, training_options, tuning_options
-from trainers.options import Command
+from trainers.commands import analysis_options, data_options, training_options, tuning_options
+from trainers.commands.options import Command
 
 # Idle OpenMP threads that spin cost a busy two-core machine ten times the time of a training step.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from dataflow.cloud_paths import is_cloud
 from dataflow.errors import UsageError
-from dataflow.paths import REQUESTS, cache_directory, copy_object, objects_below, remove_tree, upload_files
+from dataflow.stores.cloud_paths import is_cloud
+from dataflow.stores.paths import REQUESTS, cache_directory, copy_object, objects_below, remove_tree, upload_files
 
 
 def check_output(out: Path, marker: str, overwrite: bool) -> None:

@@ -13,8 +13,8 @@ from tests.factories import Picture, Thing, photograph, prepare, write, write_mo
 from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo
-from tfds_builders.pairing import PairOptions
 from tfds_builders.planning import PlanOptions
+from tfds_builders.sources.pairing import PairOptions
 
 CAT, DOG = Thing(0, (4, 4, 24, 24)), Thing(1, (30, 10, 60, 40))
 NAMES = ("cat", "dog")

@@ -122,10 +122,10 @@ def test_what_is_no_example_is_an_error(damage: Any) -> None:
 
 
 def test_damage_names_the_example(tmp_path: Path) -> None:
-    from dataflow.drafts import Augmentation, ExampleError
-    from dataflow.example_reader import ExampleReader
-    from dataflow.resize import KeepSize
-    from dataflow.view import View
+    from dataflow.bridge.drafts import Augmentation, ExampleError
+    from dataflow.bridge.example_reader import ExampleReader
+    from dataflow.bridge.resize import KeepSize
+    from dataflow.bridge.view import View
     from tests.dataflow.detection_sets import write_ours
 
     dataset = write_ours(tmp_path / "small" / "1.0.0", make_records(3), [3])

@@ -17,8 +17,8 @@ import xxhash
 
 from dataflow.boxes import xyxy_to_tfds
 from dataflow.errors import UsageError
-from dataflow.image_diff import signed_difference
 from dataflow.images import decode_rgb
+from dataflow.pairs.image_diff import signed_difference
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Change, ImageRecord
 from dataflow.tfrecord import CorruptRecordError, read_records, write_record
@@ -34,8 +34,8 @@ from tests.factories import (
 from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.mot import open_mot
-from tfds_builders.pairing import PairOptions
 from tfds_builders.running import Running
+from tfds_builders.sources.pairing import PairOptions
 
 # Reads datasets with TFDS alone: importing anything of ours is an error. Arguments: the result, then the datasets.
 READ_WITH_TFDS = """

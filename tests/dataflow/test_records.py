@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dataflow.errors import ShardboxError
+from dataflow.pairs.valid_pixels import whole_mask
 from dataflow.records import (
     Categories,
     Change,
@@ -17,7 +18,6 @@ from dataflow.records import (
     RecordError,
     no_objects,
 )
-from dataflow.valid_pixels import whole_mask
 from tests.factories import photograph
 
 BOX = [1.0, 2.0, 5.0, 8.0]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dataflow.errors import UsageError
 from dataflow.example_bytes import ExampleBytes
+from dataflow.pairs.valid_pixels import encode_mask, whole_mask
 from dataflow.records import Categories, Change, FramePair, ImageRecord, Objects, no_objects
 from dataflow.schema import (
     Kind,
@@ -23,7 +24,6 @@ from dataflow.schema import (
     pair_to_example,
     record_to_example,
 )
-from dataflow.valid_pixels import encode_mask, whole_mask
 from tests.factories import photograph
 
 NAMES = ("person", "véhicule", "犬")

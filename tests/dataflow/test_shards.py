@@ -16,8 +16,8 @@ from array_record.python.array_record_module import ArrayRecordReader
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataflow.alignment_counts import PairAlignment
 from dataflow.findings import Code, Finding
+from dataflow.pairs.alignment_counts import PairAlignment
 from dataflow.records import Categories, ImageRecord, Objects, no_objects
 from dataflow.schema import record_to_example
 from dataflow.shards import (

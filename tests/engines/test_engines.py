@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from dataflow.beam.shard_tasks import TaskRunner
 from dataflow.prepared import METRICS, PreparedDataset
-from dataflow.shard_tasks import TaskRunner
 from tests.engines.flink import Cluster
 from tests.engines.spark import SparkCluster
 from tests.tfds_builders.light_environment import make_light_environment
@@ -16,11 +16,11 @@ from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.ingest_options import IngestOptions
-from tfds_builders.pairing import PairOptions
 from tfds_builders.planning import PlanOptions
 from tfds_builders.running import Running
-from trainers.dataset_statistics import count_dataset
-from trainers.prediction import predict
+from tfds_builders.sources.pairing import PairOptions
+from trainers.prediction.prediction import predict
+from trainers.statistics.dataset_statistics import count_dataset
 
 pytestmark = [pytest.mark.engines, pytest.mark.slow]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dataflow.beam.worker_failures import WorkerFailedError
 from dataflow.errors import NO_ROOM
 from dataflow.prepared import METRICS, PreparedDataset
-from dataflow.worker_failures import WorkerFailedError
 from tests.engines.flink import Cluster, flink_cluster
 from tests.engines.spark import SparkCluster, spark_cluster
 from tests.factories import Picture, logical_dataset, write, write_yolo
@@ -20,7 +20,7 @@ from tfds_builders.builders import IngestOptions, SourceBuilder
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.planning import PlanOptions
 from tfds_builders.running import Running
-from tfds_builders.source import Source
+from tfds_builders.sources.source import Source
 
 pytestmark = [pytest.mark.engines, pytest.mark.slow]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dataflow.paths import location, upload_files
+from dataflow.stores.paths import location, upload_files
 from tests.engines.flink import Cluster
 from tests.engines.spark import SparkCluster
 from tests.object_stores import STORES, object_store

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from dataflow.findings import Code, Finding, Policy, Severity
 from tests.factories import Thing, photograph, write
-from tfds_builders.source import ExifPolicy, Source
+from tfds_builders.sources.source import ExifPolicy, Source
 
 BOX = (24.0, 12.0, 40.0, 36.0)
 OTHER = (8.0, 6.0, 24.0, 18.0)

@@ -23,7 +23,7 @@ from tests.tfds_builders.broken_cases import (
     write_files,
 )
 from tfds_builders.formats.coco import open_coco
-from tfds_builders.source import Source
+from tfds_builders.sources.source import Source
 
 JSON = "instances.json"
 BASE = {"images/good.jpg": picture(1), "images/bad.jpg": picture()}

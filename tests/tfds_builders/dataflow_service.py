@@ -18,7 +18,7 @@ from apache_beam.portability import common_urns, python_urns
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from dataflow.paths import location
+from dataflow.stores.paths import location
 from tests.object_stores import free_port
 
 IMAGE = f"registry.example/shardbox:{version('shardbox')}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from dataflow.records import Categories
 from dataflow.schema import Kind
 from dataflow.shards import Outcome
-from tfds_builders.source import Checks, Listing, Reference, Source
+from tfds_builders.sources.source import Checks, Listing, Reference, Source
 
 
 @dataclass(frozen=True)

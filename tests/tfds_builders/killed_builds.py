@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from dataflow import beam_jobs
+from dataflow.beam import jobs as beam_jobs
 from dataflow.shards import Outcome
 from tests.tfds_builders.faulty_sources import Around
 from tests.tfds_builders.portable import ROOT, end_session
@@ -23,7 +23,7 @@ from tfds_builders.builders import IngestOptions, SourceBuilder
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.planning import PlanOptions
 from tfds_builders.running import Running
-from tfds_builders.source import Checks, Reference, Source
+from tfds_builders.sources.source import Checks, Reference, Source
 
 SHARDS = 2
 OPTIONS = IngestOptions(PlanOptions(shards=SHARDS))

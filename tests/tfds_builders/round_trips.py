@@ -19,7 +19,7 @@ from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories, ImageRecord, Objects
 from dataflow.schema import build_features, example_to_record, find_layout
 from tfds_builders.losses import Loss
-from tfds_builders.source import Checks, Loader, Source
+from tfds_builders.sources.source import Checks, Loader, Source
 
 TOLERANCE_PX = 1e-2
 # Areas are stored as float32, and follow from corners that are written with two or three decimals.

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from dataflow.boxes import clip_boxes
-from dataflow.camera_motion import Movement, random_movement, shake
 from dataflow.images import RgbImage, decode_rgb, encode_jpeg, encode_png
-from dataflow.motion_models import Matrix, carry_boxes
+from dataflow.pairs.camera_motion import Movement, random_movement, shake
+from dataflow.pairs.motion_models import Matrix, carry_boxes
 from tests.factories import Thing, mot_row, write
 
 PETS = Path(__file__).parents[2].parent / "shared" / "data" / "pets09_s2l1"

@@ -7,24 +7,24 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from dataflow.aligned_pair import carry_objects
-from dataflow.camera_motion import Movement
 from dataflow.dataset_changes import dataset_changes
-from dataflow.image_diff import NO_CHANGE
 from dataflow.images import decode_rgb, encode_png
+from dataflow.pairs.aligned_pair import carry_objects
+from dataflow.pairs.camera_motion import Movement
+from dataflow.pairs.image_diff import NO_CHANGE
+from dataflow.pairs.registration import Alignment, Method, warp_to_after
+from dataflow.pairs.valid_pixels import decode_mask, whole_mask
 from dataflow.prepared import PreparedDataset
-from dataflow.registration import Alignment, Method, warp_to_after
 from dataflow.shards import FileFormat
 from dataflow.tensorflow_runtime import load_tensorflow
-from dataflow.valid_pixels import decode_mask, whole_mask
 from tests.factories import prepare, write
 from tests.tfds_builders.broken_sources import load_json
 from tests.tfds_builders.shaken_frames import PETS, SIZE, STILL, scene, write_scenes, write_shaken_pets
 from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.differences import mean_change
 from tfds_builders.formats.mot import open_mot
-from tfds_builders.pairing import PairOptions
 from tfds_builders.planning import PlanOptions
+from tfds_builders.sources.pairing import PairOptions
 from trainers.cli import main
 
 SHIFTED = Movement(6.4, -3.2)

@@ -27,9 +27,9 @@ from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo
-from tfds_builders.pairing import PairOptions
 from tfds_builders.planning import PlanOptions, plan_shards
 from tfds_builders.running import Running
+from tfds_builders.sources.pairing import PairOptions
 
 
 def digests(path: Path) -> dict[str, str]:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataflow.alignment_counts import WORST, AlignmentTally, PairAlignment
-from dataflow.camera_motion import Movement
 from dataflow.findings import Code, Finding
+from dataflow.pairs.alignment_counts import WORST, AlignmentTally, PairAlignment
+from dataflow.pairs.camera_motion import Movement
+from dataflow.pairs.registration import Method
 from dataflow.prepared import PreparedDataset
-from dataflow.registration import Method
 from dataflow.shards import ShardResult
 from tests.factories import Picture, Thing, prepare, write_mot
 from tests.pages import Page, check_page
@@ -24,8 +24,8 @@ from tfds_builders.contact_sheet import CONTACT_SHEET, movement_in_words, write_
 from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.differences import DifferenceLoader
 from tfds_builders.formats.mot import open_mot
-from tfds_builders.pairing import PairOptions
 from tfds_builders.planning import PlanOptions
+from tfds_builders.sources.pairing import PairOptions
 
 EVIL = "<script>alert(1)<|script>&${style}"
 

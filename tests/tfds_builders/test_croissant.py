@@ -21,7 +21,7 @@ from tfds_builders.croissant import CROISSANT, croissant
 from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.mot import open_mot
-from tfds_builders.pairing import PairOptions
+from tfds_builders.sources.pairing import PairOptions
 
 NAMES = ("car", "bus", "Straßenbahn")
 CLASSES = "classes_of_objects_label"

@@ -10,17 +10,17 @@ pytest.importorskip("google.cloud.dataflow", reason="submitting to Dataflow need
 
 from apache_beam.internal.cloudpickle import cloudpickle
 
-from dataflow.beam_jobs import LostElementsError
-from dataflow.paths import location, objects_below
+from dataflow.beam.jobs import LostElementsError
 from dataflow.prepared import METRICS, PreparedDataset
+from dataflow.stores.paths import location, objects_below
 from tests.factories import Picture, Thing, write_mot
 from tests.object_stores import object_store
 from tests.tfds_builders.dataflow_service import IMAGE, Service, dataflow_service, do_fns
 from tfds_builders.builders import SourceBuilder
 from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.mot import open_mot
-from tfds_builders.pairing import PairOptions
 from tfds_builders.running import Running
+from tfds_builders.sources.pairing import PairOptions
 
 
 def frames(count: int) -> list[Picture]:

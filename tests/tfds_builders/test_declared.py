@@ -33,7 +33,7 @@ from tfds_builders.declared import DeclaredBuilder, SourceConfig, _running
 from tfds_builders.export import export_dataset
 from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.mot import open_mot
-from tfds_builders.pairing import PairOptions
+from tfds_builders.sources.pairing import PairOptions
 from trainers.cli import main
 
 load_tensorflow()  # Before TFDS's test case does, which knows nothing of what has to be imported first.

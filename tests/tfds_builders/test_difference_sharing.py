@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataflow.aligned_pair import align_pair
 from dataflow.boxes import Size
-from dataflow.camera_motion import random_movement, shake
 from dataflow.findings import Code
-from dataflow.frame import Frame
-from dataflow.image_diff import difference
 from dataflow.images import decode_rgb, encode_jpeg, encode_png
+from dataflow.pairs.aligned_pair import align_pair
+from dataflow.pairs.camera_motion import random_movement, shake
+from dataflow.pairs.frame import Frame
+from dataflow.pairs.image_diff import difference
+from dataflow.pairs.valid_pixels import encode_mask
 from dataflow.records import FramePair, ImageRecord, no_objects
-from dataflow.valid_pixels import encode_mask
 from tests.factories import photograph, pixels
 from tests.tfds_builders.shaken_frames import SIZE, scene
 from tfds_builders import differences

@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 
 from dataflow.boxes import pairwise_iou
-from dataflow.camera_motion import Movement, shake
 from dataflow.errors import UsageError
 from dataflow.findings import Code
-from dataflow.image_diff import difference
 from dataflow.images import RgbImage, decode_rgb, encode_png
-from dataflow.motion_models import carry_boxes
+from dataflow.pairs.camera_motion import Movement, shake
+from dataflow.pairs.image_diff import difference
+from dataflow.pairs.motion_models import carry_boxes
+from dataflow.pairs.registration import Method
 from dataflow.prepared import PreparedDataset
 from dataflow.records import FramePair
-from dataflow.registration import Method
 from tests.factories import Picture, Thing, prepare, write, write_mot
 from tests.tfds_builders.broken_sources import load_json
 from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.mot import open_mot
-from tfds_builders.pairing import PairOptions
+from tfds_builders.sources.pairing import PairOptions
 
 PETS = Path(__file__).parents[2].parent / "shared" / "data" / "pets09_s2l1"
 SIZE = (240, 320)

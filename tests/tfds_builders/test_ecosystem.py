@@ -19,7 +19,7 @@ from dataflow.tensorflow_runtime import load_tensorflow
 from tests.factories import Picture, assert_same_image, logical_dataset, prepare, write, write_coco, write_mot
 from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.mot import open_mot
-from tfds_builders.pairing import PairOptions
+from tfds_builders.sources.pairing import PairOptions
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = ("car", "Straßenbahn")

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from dataflow.beam.worker_failures import WorkerFailedError
 from dataflow.errors import UsageError
 from dataflow.prepared import PreparedDataset
 from dataflow.shards import FILE_FORMATS, FileFormat
-from dataflow.worker_failures import WorkerFailedError
 from tests.factories import Picture, logical_dataset, write, write_yolo
 from tests.tfds_builders.faulty_sources import Poisoned, Vanishing
 from tests.tfds_builders.portable import ROOT, external, time_limit
@@ -23,7 +23,7 @@ from tests.tfds_builders.small_disk import small_disk
 from tfds_builders.builders import IngestOptions, RefusedError, Running, SourceBuilder
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.planning import PlanOptions
-from tfds_builders.source import Source
+from tfds_builders.sources.source import Source
 from trainers.cli import main
 
 LIMIT_S = 120.0

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from dataflow.paths import location, objects_below
 from dataflow.prepared import METRICS
+from dataflow.stores.paths import location, objects_below
 from tests.factories import Picture, logical_dataset, write_yolo
 from tests.object_stores import object_store
 from trainers.cli import main
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 DEATHS = {"late": ("load_results", 1), "half": ("save_result", 2)}
 _DYING = """
 import os, signal, sys
-from dataflow import beam_jobs
+from dataflow.beam import jobs as beam_jobs
 name, calls = sys.argv[1], int(sys.argv[2])
 real, left = getattr(beam_jobs, name), [calls]
 def dying(*arguments):

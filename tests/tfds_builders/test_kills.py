@@ -15,8 +15,8 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
 
-from dataflow import beam_jobs
-from dataflow.engine_failures import WorkerDiedError
+from dataflow.beam import jobs as beam_jobs
+from dataflow.beam.engine_failures import WorkerDiedError
 from dataflow.errors import UsageError
 from dataflow.prepared import METRICS, PreparedDataset
 from tests.factories import Picture, logical_dataset, write, write_yolo

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from dataflow import paths
-from dataflow.bridge import BatchLoader
-from dataflow.cloud_paths import CloudPath, is_cloud
+from dataflow.bridge.loader import BatchLoader
+from dataflow.bridge.resize import ResizePolicy
 from dataflow.errors import UsageError
-from dataflow.paths import location, objects_below
 from dataflow.prepared import METRICS, PreparedDataset
-from dataflow.resize import ResizePolicy
 from dataflow.shards import FileFormat
+from dataflow.stores import paths
+from dataflow.stores.cloud_paths import CloudPath, is_cloud
+from dataflow.stores.paths import location, objects_below
 from tests.factories import Picture, logical_dataset, write_yolo
 from tests.object_stores import STORES, object_store
 from tfds_builders import builders, directory
@@ -27,7 +27,7 @@ from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.ingest_options import IngestOptions
-from tfds_builders.pairing import PairOptions
+from tfds_builders.sources.pairing import PairOptions
 
 PETS = Path(__file__).parents[3] / "shared" / "data" / "pets09_s2l1"
 

@@ -14,7 +14,7 @@ from dataflow.findings import Code
 from dataflow.shards import LARGEST_SHARD_BYTES, ShardKey, place_in_shard, shard_of
 from dataflow.splits import Fractions, Splits, parse_splits, split_of_group
 from tfds_builders.planning import Plan, PlanOptions, plan_shards
-from tfds_builders.source import Reference
+from tfds_builders.sources.source import Reference
 from tfds_builders.stratify import MOST_IMAGES
 
 HALVES = parse_splits("train=0.5,validation=0.5")

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from dataflow.beam_jobs import ShardJob
+from dataflow.beam.jobs import ShardJob
 from dataflow.findings import Audit, Code, Finding, Policy, sorted_findings
 from dataflow.prepared import PreparedDataset
 from dataflow.shards import ShardResult, write_shard
@@ -20,7 +20,7 @@ from tests.tfds_builders.broken_sources import contents, load_json
 from tfds_builders.builders import RefusedError
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.planning import PlanOptions
-from tfds_builders.source import Source
+from tfds_builders.sources.source import Source
 
 MODULES = (broken_images, broken_yolo, broken_coco, broken_voc, broken_sequences, broken_tools)
 CASES: tuple[Case, ...] = tuple(case for module in MODULES for case in module.CASES)

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from dataflow.camera_motion import random_movement
+from dataflow.pairs.camera_motion import random_movement
 from dataflow.prepared import METRICS, PreparedDataset
 from dataflow.shards import FILE_FORMATS, FileFormat
 from tests.factories import Picture, logical_dataset, photograph, write, write_mot, write_yolo
@@ -26,9 +26,9 @@ from tfds_builders.builders import IngestOptions, SourceBuilder
 from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo
-from tfds_builders.pairing import PairOptions
 from tfds_builders.planning import PlanOptions
 from tfds_builders.running import Running
+from tfds_builders.sources.pairing import PairOptions
 
 LIMIT_S = 120.0
 KINDS = ("images", "pairs", "differences", "aligned")

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from dataflow.cloud_paths import listed
-from dataflow.paths import location, upload_files
+from dataflow.stores.cloud_paths import listed
+from dataflow.stores.paths import location, upload_files
 from tests.object_stores import object_store
 from tests.tfds_builders.broken_cases import Case, Files, write_files
 from tests.tfds_builders.test_policies import CASES, MODULES
-from tfds_builders.source import Checks, Loader, Source
+from tfds_builders.sources.source import Checks, Loader, Source
 
 # Links, and a folder named as a file: what only a file system has.
 NO_OBJECTS = frozenset(

@@ -13,8 +13,8 @@ from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo
-from tfds_builders.pairing import PairOptions
 from tfds_builders.planning import PlanOptions
+from tfds_builders.sources.pairing import PairOptions
 
 PLAN = PlanOptions(seed=0, shards=8)
 NOT_COMPARED = {"inputs.json", METRICS}  # They hold times of files, and of the work.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dataflow.findings import Code, Finding
 from dataflow.records import Categories
 from dataflow.shards import ShardKey, ShardResult
-from tfds_builders.source import Reference
+from tfds_builders.sources.source import Reference
 from tfds_builders.whole_source import whole_source_findings
 
 CATS = Categories(("cat", "dog"))

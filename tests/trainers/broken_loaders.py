@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from dataflow.batches import Batch, Target
-from dataflow.bridge import BatchLoader
-from dataflow.order import ReadPlan
+from dataflow.bridge.batches import Batch, Target
+from dataflow.bridge.loader import BatchLoader
+from dataflow.bridge.order import ReadPlan
 
 LENGTHS = (7, 1, 0, 9, 6)
 N = sum(LENGTHS)

@@ -210,6 +210,6 @@ def into(name: str, tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def stores(fo: Any) -> Any:
-    from trainers import fiftyone_store
+    from trainers.app import store as fiftyone_store
 
     return fiftyone_store

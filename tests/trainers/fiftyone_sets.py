@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trainers.predictions import collect_predictions
+from trainers.prediction.predictions import collect_predictions
 
 # Powers of two: FiftyOne's relative boxes are then exact, and so are overlaps on a threshold.
 SIZE = (64, 128)

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataflow.beam.shard_tasks import TaskRunner
 from dataflow.prepared import PreparedDataset
-from dataflow.shard_tasks import TaskRunner
-from trainers import prediction
-from trainers.prediction import PredictionTask
-from trainers.prediction_parts import TABLE
+from trainers.prediction import prediction
+from trainers.prediction.parts import TABLE
+from trainers.prediction.prediction import PredictionTask
 
 
 @dataclass(frozen=True)

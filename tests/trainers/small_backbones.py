@@ -2,7 +2,7 @@
 
 import torch
 
-from trainers.backbones import BackboneKind, DiffusionBackbone, HuggingFaceBackbone, TimmBackbone
+from trainers.detectors.backbones import BackboneKind, DiffusionBackbone, HuggingFaceBackbone, TimmBackbone
 
 VAE = {
     "in_channels": 3,

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dataflow.records import Categories
-from trainers.dense import DenseDetector, DenseDetectorConfig, Head
-from trainers.detections import Detections
+from trainers.detectors.dense import DenseDetector, DenseDetectorConfig, Head
+from trainers.detectors.detections import Detections
 
 CATEGORIES = Categories(("person", "car", "dog"))
 INPUTS = [{"num_channels": 3}, {"num_channels": 6}, {"num_channels": 6, "compares_frames": True}]

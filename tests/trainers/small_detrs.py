@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from dataflow.bridge.view import View
 from dataflow.records import Categories
-from dataflow.view import View
-from trainers import detr_configs
-from trainers.detr import ARCHITECTURES, Architecture, build_detr
-from trainers.stems import channels_of
+from trainers.detectors import detr_configs
+from trainers.detectors.detr import ARCHITECTURES, Architecture, build_detr
+from trainers.detectors.stems import channels_of
 
 CATEGORIES = Categories(("person", "car <b>", "dog"), (7, 3, 90))
 EVERY: tuple[Architecture, ...] = tuple(ARCHITECTURES)  # type: ignore[arg-type]

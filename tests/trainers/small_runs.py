@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
+from dataflow.bridge.resize import ResizePolicy
+from dataflow.bridge.view import View
 from dataflow.prepared import PreparedDataset
-from dataflow.resize import ResizePolicy
-from dataflow.view import View
 from tests.trainers.tiny_recipes import TINY, tiny_dense_config
-from trainers.dense import build_dense
-from trainers.runs import describe_run, image_processor, save_model, write_description
+from trainers.detectors.dense import build_dense
+from trainers.training.runs import describe_run, image_processor, save_model, write_description
 
 RECIPE = replace(
     TINY,

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from dataflow.cloud_paths import is_cloud
-from dataflow.paths import objects_below
 from dataflow.prepared import METRICS
+from dataflow.stores.cloud_paths import is_cloud
+from dataflow.stores.paths import objects_below
 from tests.tfds_builders.portable import time_limit
 from trainers.cli import main
 

@@ -7,18 +7,18 @@ import pytest
 
 pytest.importorskip("google.cloud.dataflow", reason="submitting to Dataflow needs apache-beam[gcp]")
 
+from dataflow.beam.shard_tasks import TaskRunner
 from dataflow.errors import UsageError
-from dataflow.paths import location, objects_below, upload_files
 from dataflow.prepared import PreparedDataset
-from dataflow.shard_tasks import TaskRunner
+from dataflow.stores.paths import location, objects_below, upload_files
 from tests.factories import logical_dataset, prepare, write_yolo
 from tests.object_stores import object_store
 from tests.tfds_builders.dataflow_service import Service, dataflow_service
 from tests.trainers.small_runs import write_run
 from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.planning import PlanOptions
-from trainers.dataset_statistics import count_dataset
-from trainers.prediction import predict
+from trainers.prediction.prediction import predict
+from trainers.statistics.dataset_statistics import count_dataset
 
 
 @pytest.fixture(scope="module")

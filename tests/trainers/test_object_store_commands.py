@@ -9,17 +9,17 @@ from unittest.mock import patch
 
 import pytest
 
-from dataflow.cloud_paths import CloudPath
 from dataflow.errors import UsageError
-from dataflow.paths import cache_directory, location, objects_below, upload_files
 from dataflow.prepared import METRICS, PreparedDataset
+from dataflow.stores.cloud_paths import CloudPath
+from dataflow.stores.paths import cache_directory, location, objects_below, upload_files
 from tests.factories import logical_dataset, write_yolo
 from tests.object_stores import STORES, object_store
 from tests.trainers.small_runs import write_run
 from tests.trainers.tiny_recipes import TINY
 from trainers.cli import main
 from trainers.outputs import made_here
-from trainers.predictions import DESCRIPTION, read_predictions
+from trainers.prediction.predictions import DESCRIPTION, read_predictions
 
 
 @pytest.fixture(scope="module", params=sorted(STORES))
@@ -85,7 +85,7 @@ def test_training_by_the_command_reads_the_store(ingested: Path, tmp_path: Path)
         (tmp_path / "data").mkdir(exist_ok=True)
         (tmp_path / "data" / name).write_bytes((ingested / name).read_bytes())
     weights = []
-    with patch("trainers.recipes.find_recipe", return_value=replace(TINY, steps=2)):
+    with patch("trainers.recipes.catalogue.find_recipe", return_value=replace(TINY, steps=2)):
         for dataset, run in ((ingested, tmp_path / "there"), (tmp_path / "data", tmp_path / "here")):
             assert main(["train", str(dataset), "--recipe", "tiny", "--out", str(run)]) == 0
             weights.append((run / "model.safetensors").read_bytes())

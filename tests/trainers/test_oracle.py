@@ -11,21 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataflow.batches import targets_to_predictions
-from dataflow.bridge import BatchLoader
-from dataflow.image_augmentation import ImageAugmentation
+from dataflow.bridge.batches import targets_to_predictions
+from dataflow.bridge.image_augmentation import ImageAugmentation
+from dataflow.bridge.loader import BatchLoader
+from dataflow.bridge.resize import ResizePolicy
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Predictions
-from dataflow.resize import ResizePolicy
 from dataflow.splits import FrameRanges
 from tests.factories import Picture, Thing, logical_dataset, prepare, write_coco, write_mot, write_yolo
 from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.coco import open_coco
 from tfds_builders.formats.mot import open_mot
 from tfds_builders.formats.yolo import open_yolo
-from tfds_builders.pairing import PairOptions
-from trainers.evaluation import Evaluation, evaluate
-from trainers.predictions import collect_predictions, read_predictions, write_predictions
+from tfds_builders.sources.pairing import PairOptions
+from trainers.evaluation.evaluation import Evaluation, evaluate
+from trainers.prediction.predictions import collect_predictions, read_predictions, write_predictions
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 COMPOSITIONS = [((64, 96), 1), ((480, 640), 8), ((333, 1000), 5)]

@@ -7,9 +7,9 @@ from unittest.mock import patch
 
 import pytest
 
-from dataflow.cloud_paths import is_cloud
-from dataflow.paths import location, objects_below, upload_files
 from dataflow.prepared import PreparedDataset
+from dataflow.stores.cloud_paths import is_cloud
+from dataflow.stores.paths import location, objects_below, upload_files
 from tests.factories import logical_dataset, write_yolo
 from tests.object_stores import object_store
 from tests.tfds_builders.dataflow_service import dataflow_service

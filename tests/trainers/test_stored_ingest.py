@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dataflow.beam_jobs import LostElementsError
-from dataflow.cloud_paths import CloudPath
-from dataflow.paths import location, objects_below, upload_files
+from dataflow.beam.jobs import LostElementsError
+from dataflow.stores.cloud_paths import CloudPath
+from dataflow.stores.paths import location, objects_below, upload_files
 from tests.factories import logical_dataset, photograph, write_coco
 from tests.object_stores import STORES, object_store
 from tests.store_proxy import before_the_store
@@ -108,7 +108,7 @@ def test_a_million_images_by_dataflow(bucket: Path, monkeypatch: pytest.MonkeyPa
 
     (bucket / "million/classes.txt").write_text("cat\n")
     with dataflow_service(runs=False) as service:
-        monkeypatch.setattr("dataflow.cloud_paths.list_objects", a_million)
+        monkeypatch.setattr("dataflow.stores.cloud_paths.list_objects", a_million)
         source = open_source("yolo", bucket / "million")
         monkeypatch.undo()  # What is planned is looked for in the store itself.
         running = Running("DataflowRunner", service.options(bucket))

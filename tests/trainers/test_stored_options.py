@@ -11,8 +11,8 @@ from unittest.mock import patch
 import pytest
 
 from dataflow.errors import UsageError
-from dataflow.paths import cache_directory, location, objects_below, upload_files
 from dataflow.prepared import PreparedDataset
+from dataflow.stores.paths import cache_directory, location, objects_below, upload_files
 from tests.factories import Picture, Thing, prepare, write_yolo
 from tests.object_stores import STORES, object_store
 from tests.tfds_builders.portable import ROOT
@@ -20,10 +20,10 @@ from tests.trainers.small_runs import RECIPE, write_run
 from tests.trainers.tiny_recipes import TINY, TINY_DETR
 from tfds_builders.formats.yolo import open_yolo
 from trainers.cli import build_parser, main
-from trainers.explain_map import read_torchmetrics
-from trainers.options import local_path, place
-from trainers.recipes import find_recipe
-from trainers.search_space import read_space
+from trainers.commands.options import local_path, place
+from trainers.evaluation.explain_map import read_torchmetrics
+from trainers.recipes.catalogue import find_recipe
+from trainers.tuning.search_space import read_space
 
 NAMES = ("cat", "dog")
 # Options whose text is a path or the name of something else.
@@ -152,7 +152,7 @@ def test_weights_that_are_not_in_the_store(root: Path, dataset: PreparedDataset,
 
 def test_a_training_that_starts_from_a_run_in_the_store(root: Path, dataset: PreparedDataset, tmp_path: Path) -> None:
     upload_files(write_run(tmp_path / "first", dataset), root / "first")
-    with patch("trainers.recipes.find_recipe", return_value=replace(RECIPE, steps=2)):
+    with patch("trainers.recipes.catalogue.find_recipe", return_value=replace(RECIPE, steps=2)):
         words = ["train", str(dataset.path), "--recipe", "tiny", "--split", "train", "--out", str(root / "second")]
         assert main([*words, "--weights", str(root / "first")]) == 0
     assert json.loads((root / "second/run.json").read_text())["weights"] == str(root / "first")

@@ -10,11 +10,11 @@ from unittest.mock import patch
 import pytest
 from transformers import TrainerCallback
 
-from dataflow.cloud_paths import CloudPath, is_cloud
+from dataflow.beam.shard_tasks import TaskRunner
 from dataflow.errors import UsageError
-from dataflow.paths import location, objects_below, upload_files
 from dataflow.prepared import PreparedDataset
-from dataflow.shard_tasks import TaskRunner
+from dataflow.stores.cloud_paths import CloudPath, is_cloud
+from dataflow.stores.paths import location, objects_below, upload_files
 from tests.factories import logical_dataset, prepare, write_yolo
 from tests.object_stores import object_store
 from tests.tfds_builders.portable import ROOT
@@ -24,10 +24,10 @@ from tfds_builders.formats.yolo import open_yolo
 from tfds_builders.planning import PlanOptions
 from trainers import outputs
 from trainers.cli import main
-from trainers.prediction import predict, predict_batch
-from trainers.runs import is_finished
-from trainers.stored_runs import trained_here
-from trainers.training import train
+from trainers.prediction.prediction import predict, predict_batch
+from trainers.training.runs import is_finished
+from trainers.training.stored_runs import trained_here
+from trainers.training.training import train
 
 RECIPE = replace(TINY, steps=6, checkpoint_steps=2)
 
@@ -77,7 +77,7 @@ def stop_after(batches: int) -> Callable[..., Any]:
 
 def test_killed_predictions_go_on(there: Path, here: Path) -> None:
     dataset, out = PreparedDataset(there / "data"), there / "predicted/killed"
-    with patch("trainers.prediction.predict_batch", stop_after(3)), pytest.raises(KeyboardInterrupt):
+    with patch("trainers.prediction.prediction.predict_batch", stop_after(3)), pytest.raises(KeyboardInterrupt):
         predict(dataset, there / "run", out, split="train")
     assert not objects_below(out)
     summary = predict(dataset, there / "run", out, split="train")
@@ -172,7 +172,7 @@ def test_a_store_that_cannot_be_written_to_for_a_while(
 def test_train_and_predict_by_the_commands(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = there / "runs/two"
     words = ["train", str(there / "data"), "--recipe", "tiny", "--out", str(run)]
-    with patch("trainers.recipes.find_recipe", return_value=replace(RECIPE, steps=2)):
+    with patch("trainers.recipes.catalogue.find_recipe", return_value=replace(RECIPE, steps=2)):
         assert main([*words, "--resume"]) == 2
         assert f"there is no run {run} to resume" in capsys.readouterr().err
         assert main(words) == 0

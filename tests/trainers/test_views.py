@@ -8,29 +8,29 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from dataflow.camera_motion import Movement, shake
+from dataflow.bridge.resize import ResizePolicy
+from dataflow.bridge.view import View
 from dataflow.errors import UsageError
 from dataflow.images import RgbImage, encode_png
-from dataflow.motion_models import carry_boxes
+from dataflow.pairs.camera_motion import Movement, shake
+from dataflow.pairs.motion_models import carry_boxes
+from dataflow.pairs.registration import Method
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories, FramePair, ImageRecord, Objects, Predictions, no_objects
-from dataflow.registration import Method
-from dataflow.resize import ResizePolicy
-from dataflow.view import View
 from tests.factories import prepare
 from tests.trainers.small_sets import write_dataset
 from tests.trainers.tiny_recipes import TINY
 from tfds_builders.difference_builder import DifferencesBuilder
 from tfds_builders.formats.pairs import open_pairs
 from tfds_builders.formats.pairs_writer import PairsWriter
-from trainers.detr import build_detr
-from trainers.detr_configs import small_detr_config
-from trainers.evaluation import evaluate
-from trainers.prediction import predict
-from trainers.predictions import read_predictions, write_predictions
-from trainers.recipe import AUGMENTATION, PHOTOGRAPH_AUGMENTATION
-from trainers.runs import load_run, read_description
-from trainers.training import train
+from trainers.detectors.detr import build_detr
+from trainers.detectors.detr_configs import small_detr_config
+from trainers.evaluation.evaluation import evaluate
+from trainers.prediction.prediction import predict
+from trainers.prediction.predictions import read_predictions, write_predictions
+from trainers.recipes.recipe import AUGMENTATION, PHOTOGRAPH_AUGMENTATION
+from trainers.training.runs import load_run, read_description
+from trainers.training.training import train
 
 SIZE = (96, 128)
 MOVEMENT = Movement(shift_x=3, shift_y=-2, rotation=1)

@@ -4,13 +4,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from dataflow.resize import FixedSize, ResizePolicy
-from trainers.dense import DenseDetectorConfig, build_dense
-from trainers.detr import build_detr
-from trainers.detr_configs import small_detr_config
-from trainers.recipe import Recipe
-from trainers.stages import Stage
-from trainers.watch import Watch
+from dataflow.bridge.resize import FixedSize, ResizePolicy
+from trainers.detectors.dense import DenseDetectorConfig, build_dense
+from trainers.detectors.detr import build_detr
+from trainers.detectors.detr_configs import small_detr_config
+from trainers.recipes.recipe import Recipe
+from trainers.recipes.stages import Stage
+from trainers.recipes.watch import Watch
 
 
 def tiny_dense_config(**changes: Any) -> DenseDetectorConfig:

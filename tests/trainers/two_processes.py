@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from dataflow.prepared import PreparedDataset
 from tests.trainers.tiny_recipes import SHARED
-from trainers.training import train
+from trainers.training.training import train
 
 
 class Killed(TrainerCallback):

@@ -18,12 +18,12 @@ from dataflow.findings import Code, Finding
 from dataflow.records import Categories
 from dataflow.schema import Kind
 from dataflow.shards import Outcome
-from tfds_builders.classes import Classes
 from tfds_builders.formats.coco_json import CocoContent, id_text, open_content, read_classes, take_content, whole_number
-from tfds_builders.inspection import Corners, Declared, Inspection, RawObject
-from tfds_builders.masks import LARGEST_AREA, segmentation_area
-from tfds_builders.photo import file_size, inside_root
-from tfds_builders.source import Checks, Listing, Reference, file_stamp
+from tfds_builders.sources.classes import Classes
+from tfds_builders.sources.inspection import Corners, Declared, Inspection, RawObject
+from tfds_builders.sources.masks import LARGEST_AREA, segmentation_area
+from tfds_builders.sources.photo import file_size, inside_root
+from tfds_builders.sources.source import Checks, Listing, Reference, file_stamp
 
 _SPLIT = re.compile(r"(?<![a-z])(train|val|test)")
 _SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test"}

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from dataflow.errors import UsageError
 from dataflow.records import RecordError
-from tfds_builders.classes import Classes, numbered_classes
-from tfds_builders.source import file_stamp
+from tfds_builders.sources.classes import Classes, numbered_classes
+from tfds_builders.sources.source import file_stamp
 
 _WHOLE = re.compile(r"-?[0-9]+")
 _LISTS = ("images", "categories", "annotations")

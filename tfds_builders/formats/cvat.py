@@ -25,11 +25,11 @@ from dataflow.findings import Code, Finding
 from dataflow.records import Categories, RecordError
 from dataflow.schema import Kind
 from dataflow.shards import Outcome
-from tfds_builders.classes import Classes, named_classes
 from tfds_builders.formats.cvat_xml import Node, is_ignored, is_truncated, nodes, shape_outline, shape_row, track_of
-from tfds_builders.inspection import Declared, Inspection, RawObject
-from tfds_builders.photo import IMAGE_SUFFIXES, file_size, files_below, inside_root
-from tfds_builders.source import Checks, Listing, Reference, file_stamp
+from tfds_builders.sources.classes import Classes, named_classes
+from tfds_builders.sources.inspection import Declared, Inspection, RawObject
+from tfds_builders.sources.photo import IMAGE_SUFFIXES, file_size, files_below, inside_root
+from tfds_builders.sources.source import Checks, Listing, Reference, file_stamp
 
 ANNOTATIONS = "annotations.xml"
 IMAGES = "images"

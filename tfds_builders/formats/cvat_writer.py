@@ -13,7 +13,7 @@ from dataflow.records import Categories, ImageRecord, Objects
 from dataflow.schema import NO_TRACK
 from tfds_builders.formats.cvat import ANNOTATIONS, IMAGES, split_of_subset
 from tfds_builders.losses import LossCount, as_read, track_ids
-from tfds_builders.outlines import SAME_BOX_PX, own_areas, pixels_to_runs, runs_to_pixels, single_polygon
+from tfds_builders.sources.outlines import SAME_BOX_PX, own_areas, pixels_to_runs, runs_to_pixels, single_polygon
 from tfds_builders.writing import ImageNames, ImageNumbers, legal_names, without_controls, write_image
 
 _SUBSETS = {"train": "Train", "validation": "Validation", "test": "Test"}

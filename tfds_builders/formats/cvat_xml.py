@@ -11,7 +11,7 @@ import numpy as np
 
 from dataflow.boxes import Size
 from dataflow.errors import UsageError
-from tfds_builders.outlines import Outline, outline_of, pixels_to_segmentation
+from tfds_builders.sources.outlines import Outline, outline_of, pixels_to_segmentation
 
 _CHUNK = 2**16
 _CORNERS = ("xtl", "ytl", "xbr", "ybr")

@@ -27,10 +27,10 @@ from dataflow.boxes import Size, cxcywh_to_xyxy, tfds_to_xyxy, voc_to_xyxy
 from dataflow.findings import Code
 from dataflow.records import Change
 from tfds_builders.formats.labelme_shapes import declared_size, has_flag, name_of, outline_of_shape
-from tfds_builders.inspection import Corners, Declared, Inspection, RawObject
-from tfds_builders.masks import segmentation_area
-from tfds_builders.outlines import outline_of
-from tfds_builders.photo import inside_root
+from tfds_builders.sources.inspection import Corners, Declared, Inspection, RawObject
+from tfds_builders.sources.masks import segmentation_area
+from tfds_builders.sources.outlines import outline_of
+from tfds_builders.sources.photo import inside_root
 
 Place = int | str
 ClassOf = Callable[[int | str, str, Place], int | None]

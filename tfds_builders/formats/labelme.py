@@ -16,17 +16,17 @@ from typing import Any
 
 from dataflow.errors import UsageError
 from dataflow.findings import Code, Finding, Severity
-from dataflow.paths import read_each
 from dataflow.records import Categories, ImageRecord, Objects, RecordError
 from dataflow.schema import Kind
 from dataflow.shards import Outcome
-from tfds_builders.classes import Classes, named_classes
+from dataflow.stores.paths import read_each
 from tfds_builders.formats.labelme_shapes import declared_size, has_flag, name_of, outline_of_shape
-from tfds_builders.inspection import Inspection, RawObject
 from tfds_builders.losses import Loss, LossCount, as_read
-from tfds_builders.outlines import own_areas, single_polygon
-from tfds_builders.photo import IMAGE_SUFFIXES, file_size, files_below, inside_root
-from tfds_builders.source import Checks, Listing, Reference, file_stamp
+from tfds_builders.sources.classes import Classes, named_classes
+from tfds_builders.sources.inspection import Inspection, RawObject
+from tfds_builders.sources.outlines import own_areas, single_polygon
+from tfds_builders.sources.photo import IMAGE_SUFFIXES, file_size, files_below, inside_root
+from tfds_builders.sources.source import Checks, Listing, Reference, file_stamp
 from tfds_builders.writing import ImageNames, write_image
 
 _IMAGES = "images"

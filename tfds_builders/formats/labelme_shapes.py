@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfds_builders.inspection import Declared
-from tfds_builders.outlines import Outline, box_of, outline_of
+from tfds_builders.sources.inspection import Declared
+from tfds_builders.sources.outlines import Outline, box_of, outline_of
 
 _POLYGONS = ("polygon", "rotation", "oriented_rectangle")
 

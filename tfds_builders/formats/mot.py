@@ -15,11 +15,11 @@ from dataflow.findings import Code, Finding
 from dataflow.records import Categories
 from dataflow.splits import FrameRanges
 from tfds_builders.formats.mot_rows import bad_row, frame_images, is_sequence, read_rows
-from tfds_builders.inspection import Inspection, RawObject
-from tfds_builders.moved import target_categories
-from tfds_builders.pairing import PairOptions
-from tfds_builders.photo import inside_root
-from tfds_builders.sequences import Frame, SequenceSource
+from tfds_builders.sources.inspection import Inspection, RawObject
+from tfds_builders.sources.moved import target_categories
+from tfds_builders.sources.pairing import PairOptions
+from tfds_builders.sources.photo import inside_root
+from tfds_builders.sources.sequences import Frame, SequenceSource
 
 _LAYOUT = "give a directory with img1/ and gt/gt.txt, or a directory of such"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dataflow.errors import UsageError
 from dataflow.findings import Code, Finding
-from tfds_builders.photo import IMAGE_SUFFIXES, inside_root
+from tfds_builders.sources.photo import IMAGE_SUFFIXES, inside_root
 
 ROW_REMEDY = "write frame, track id, left, top, width, height, flag (0 to ignore)"
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dataflow.cloud_paths import is_cloud
 from dataflow.findings import Code, Finding, printable
+from dataflow.stores.cloud_paths import is_cloud
 from tfds_builders.formats.frame_labels import is_label_file
 from tfds_builders.formats.pair_list import FRAME_KEYS, TARGETS_KEY, Row, Way, read_rows
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dataflow.errors import UsageError
-from tfds_builders.photo import inside_root
+from tfds_builders.sources.photo import inside_root
 
 Way = Literal["targets", "frames"]
 """What labels say: the targets themselves, or what each frame shows."""

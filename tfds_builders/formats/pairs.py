@@ -2,8 +2,8 @@
 
 Labels are the targets themselves (`labels`), or what each frame shows (`before_labels` and `after_labels`). Of the
 latter follows who moved, appeared and vanished: by track ids where every object of both frames has one, else by
-appearance and position (see `tfds_builders.assignment`). A cell is the path of a label file (see `frame_labels`); in
-JSON lines it may be the list of objects itself.
+appearance and position (see `tfds_builders.sources.assignment`). A cell is the path of a label file (see
+`frame_labels`); in JSON lines it may be the list of objects itself.
 
 Optional are `id`, `before_id`, `scene` and `split`. An `id` that is not given is made of the two paths,
 `walk/0001__0011`. A `scene` that is not given is the folder that holds both images; where this is the list's own
@@ -25,8 +25,6 @@ from dataflow.images import ImageError, decode_rgb
 from dataflow.records import Categories, FramePair, ImageRecord, Objects, RecordError, no_objects
 from dataflow.schema import Kind, pair_to_example
 from dataflow.shards import Outcome
-from tfds_builders.assignment import assign_tracks
-from tfds_builders.classes import Classes, named_classes, numbered_classes
 from tfds_builders.formats.frame_labels import (
     ClassOf,
     FrameLabels,
@@ -38,10 +36,12 @@ from tfds_builders.formats.frame_labels import (
 )
 from tfds_builders.formats.pair_entries import Entry, cell_objects, label_keys, read_entries
 from tfds_builders.formats.pair_list import Way, find_list, read_rows, way_of
-from tfds_builders.inspection import Inspection, RawObject
-from tfds_builders.moved import TARGETS, Targets, moved_objects, target_categories
-from tfds_builders.photo import Photo, file_size, inside_root, read_photo
-from tfds_builders.source import Checks, Listing, Reference, file_stamp
+from tfds_builders.sources.assignment import assign_tracks
+from tfds_builders.sources.classes import Classes, named_classes, numbered_classes
+from tfds_builders.sources.inspection import Inspection, RawObject
+from tfds_builders.sources.moved import TARGETS, Targets, moved_objects, target_categories
+from tfds_builders.sources.photo import Photo, file_size, inside_root, read_photo
+from tfds_builders.sources.source import Checks, Listing, Reference, file_stamp
 
 DEFAULT_MOVED_IOU = 0.5
 _NAMES_NEEDED = "add classes.txt (one name a line) or data.yaml beside the list, or pass --names a,b,c"

@@ -16,11 +16,11 @@ from dataflow.findings import Code, Finding
 from dataflow.records import Categories
 from dataflow.splits import FrameRanges
 from tfds_builders.formats.virat_rows import SUFFIX, bad_row, read_rows, virat_classes
-from tfds_builders.inspection import Inspection, RawObject
-from tfds_builders.moved import target_categories
-from tfds_builders.pairing import PairOptions
-from tfds_builders.photo import IMAGE_SUFFIXES, files_below, inside_root
-from tfds_builders.sequences import Frame, SequenceSource
+from tfds_builders.sources.inspection import Inspection, RawObject
+from tfds_builders.sources.moved import target_categories
+from tfds_builders.sources.pairing import PairOptions
+from tfds_builders.sources.photo import IMAGE_SUFFIXES, files_below, inside_root
+from tfds_builders.sources.sequences import Frame, SequenceSource
 
 ANNOTATIONS = "annotations"
 FRAMES = "frames"

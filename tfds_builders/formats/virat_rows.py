@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dataflow.findings import Code, Finding
-from tfds_builders.classes import Classes, numbered_classes
+from tfds_builders.sources.classes import Classes, numbered_classes
 
 SUFFIX = ".viratdata.objects.txt"
 NAMES = {1: "person", 2: "car", 3: "vehicle", 4: "object", 5: "bike"}

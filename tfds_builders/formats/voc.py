@@ -18,14 +18,14 @@ from xml.etree import ElementTree
 from dataflow.boxes import voc_to_xyxy
 from dataflow.errors import UsageError
 from dataflow.findings import Code, Finding, printable
-from dataflow.paths import read_each
 from dataflow.records import Categories
 from dataflow.schema import Kind
 from dataflow.shards import Outcome
-from tfds_builders.classes import Classes, named_classes
-from tfds_builders.inspection import Declared, Inspection, RawObject
-from tfds_builders.photo import IMAGE_SUFFIXES, file_size, files_below, inside_root
-from tfds_builders.source import Checks, Listing, Reference, file_stamp
+from dataflow.stores.paths import read_each
+from tfds_builders.sources.classes import Classes, named_classes
+from tfds_builders.sources.inspection import Declared, Inspection, RawObject
+from tfds_builders.sources.photo import IMAGE_SUFFIXES, file_size, files_below, inside_root
+from tfds_builders.sources.source import Checks, Listing, Reference, file_stamp
 
 ANNOTATIONS = "Annotations"
 IMAGES = ("JPEGImages", "images")

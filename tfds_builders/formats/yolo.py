@@ -18,11 +18,10 @@ import numpy as np
 from dataflow.boxes import Size, cxcywh_to_xyxy, tfds_to_xyxy
 from dataflow.errors import UsageError
 from dataflow.findings import Code, Finding
-from dataflow.paths import location, walk
 from dataflow.records import Categories
 from dataflow.schema import Kind
 from dataflow.shards import Outcome
-from tfds_builders.classes import Classes, named_classes
+from dataflow.stores.paths import location, walk
 from tfds_builders.formats.yolo_layout import (
     DESCRIPTIONS,
     SPLIT_KEYS,
@@ -35,10 +34,11 @@ from tfds_builders.formats.yolo_layout import (
     read_description,
     stem,
 )
-from tfds_builders.inspection import Inspection, RawObject
-from tfds_builders.masks import enclosed_area
-from tfds_builders.photo import IMAGE_SUFFIXES, file_size, inside_root
-from tfds_builders.source import Checks, Listing, Reference, file_stamp
+from tfds_builders.sources.classes import Classes, named_classes
+from tfds_builders.sources.inspection import Inspection, RawObject
+from tfds_builders.sources.masks import enclosed_area
+from tfds_builders.sources.photo import IMAGE_SUFFIXES, file_size, inside_root
+from tfds_builders.sources.source import Checks, Listing, Reference, file_stamp
 
 # Class names: annotation tools leave the file beside the labels.
 _CLASSES = "classes.txt"

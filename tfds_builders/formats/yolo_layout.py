@@ -14,13 +14,13 @@ from typing import Any
 
 import yaml
 
-from dataflow.cloud_paths import is_cloud
 from dataflow.errors import UsageError
 from dataflow.findings import Code, Finding
-from dataflow.paths import location
 from dataflow.records import RecordError
-from tfds_builders.classes import Classes, named_classes, numbered_classes
-from tfds_builders.photo import inside_root
+from dataflow.stores.cloud_paths import is_cloud
+from dataflow.stores.paths import location
+from tfds_builders.sources.classes import Classes, named_classes, numbered_classes
+from tfds_builders.sources.photo import inside_root
 
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml")
 SPLIT_KEYS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}

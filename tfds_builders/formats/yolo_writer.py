@@ -12,7 +12,7 @@ from dataflow.errors import UsageError
 from dataflow.records import Categories, ImageRecord, Objects
 from tfds_builders.formats.yolo_layout import DESCRIPTIONS, OTHER_KEYS, SPLIT_KEYS, label_file
 from tfds_builders.losses import LossCount, as_read, without_regions
-from tfds_builders.outlines import own_areas, single_polygon
+from tfds_builders.sources.outlines import own_areas, single_polygon
 from tfds_builders.writing import ImageNames, write_image
 
 _SPLIT_NAMES = {"train": "train", "validation": "val", "test": "test"}

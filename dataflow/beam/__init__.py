@@ -1,0 +1,1 @@
+"""Beam jobs, the engines that run them, and what workers say of them."""

@@ -1,0 +1,1 @@
+"""Prepared shards to padded batches on the training device."""

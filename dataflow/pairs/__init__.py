@@ -1,0 +1,1 @@
+"""A before and an after frame: aligned, lit alike, and what differs."""

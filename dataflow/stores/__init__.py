@@ -1,0 +1,1 @@
+"""Places: paths of this machine, and of object stores."""

@@ -1,0 +1,1 @@
+"""What every source format is made of: images and annotations looked at, paired, corrected."""

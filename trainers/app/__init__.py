@@ -1,0 +1,1 @@
+"""Datasets, predictions and errors in FiftyOne."""

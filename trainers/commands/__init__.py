@@ -1,0 +1,1 @@
+"""What each command of `shardbox` takes, does and says."""

@@ -1,0 +1,1 @@
+"""Detectors: backbones, pyramids, heads, the DETR family, and weights from elsewhere."""

@@ -1,0 +1,1 @@
+"""How good predictions are, which run is better, and where the errors are."""

@@ -1,0 +1,1 @@
+"""What a run detects in every image of a split."""

@@ -1,0 +1,1 @@
+"""A prepared dataset and a recipe to a run."""

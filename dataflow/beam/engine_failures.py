@@ -41,6 +41,7 @@ class EngineWords:
         runner: what it was sent to.
         job: its number there; "" where it was not taken.
         said: what the engine said of failures, the earliest first.
+        besides: what else it said.
         page: what shows it to a person, if anything does.
         kept: what is left of its work.
     """
@@ -48,6 +49,7 @@ class EngineWords:
     runner: str
     job: str
     said: Sequence[str]
+    besides: Sequence[str]
     page: str
     kept: str
 
@@ -58,8 +60,8 @@ def first_cause(words: EngineWords, error: Exception) -> DataRefusedError:
     It is a `WorkerFailedError` where a worker said what was wrong, a `WorkerDiedError` where a worker process of
     FnApiRunner died, else an `EngineFailedError`.
     """
-    texts = [*words.said, _raised(error)]
-    for text in texts:
+    raised = _raised(error)
+    for text in (*words.said, raised, *words.besides):
         if failure := failure_in(text, words.kept):
             return failure
         _, died, status = text.partition(_DIED)
@@ -68,8 +70,10 @@ def first_cause(words: EngineWords, error: Exception) -> DataRefusedError:
                 f"a worker process of {words.runner} died, exit status {status.split()[0]}; {words.kept}",
                 "137 mostly means that memory ran out: run it again, with fewer workers",
             )
-    engine = EngineFailedError(_told(words, words.said or texts), _remedy(words))
-    for text in (*words.said, "".join(traceback.format_exception(error))):
+    # Beam says so where no message told of a failure.
+    nothing = raised.endswith("failed in state FAILED: None") and words.besides
+    engine = EngineFailedError(_told(words, words.said or (words.besides if nothing else [raised])), _remedy(words))
+    for text in (*words.said, *words.besides, "".join(traceback.format_exception(error))):
         engine.add_note(text)
     return engine
 

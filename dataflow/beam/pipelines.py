@@ -103,8 +103,8 @@ def run_pipeline(steps: Callable[[beam.Pipeline], None], runner: str, arguments:
         except (ShardboxError, OSError):
             raise
         except Exception as error:
-            heard = run.messages() if run.job else ["\n".join(said)] if said else []
-            words = EngineWords(runner, run.job, heard, run.page(), kept)
+            heard, besides = run.messages() if run.job else (["\n".join(said)] if said else [], [])
+            words = EngineWords(runner, run.job, heard, besides, run.page(), kept)
             raise first_cause(words, error) from error
 
 
@@ -130,12 +130,17 @@ class _Run:
             self._flink = flink_job(self._options["flink_master"], self.job.rpartition("_")[0])
         return self._flink
 
-    def messages(self) -> list[str]:
-        """What the engine said: first what Flink remembers, then errors, then all else, the earliest first."""
+    def messages(self) -> tuple[list[str], list[str]]:
+        """What the engine said of failures, first what Flink remembers; and what else it said. The earliest first."""
         flink = self._on_flink()
-        responses = (message.message_response for message in getattr(self.result, "_messages", ()))
-        streamed = sorted(responses, key=lambda each: each.importance != beam_job_api_pb2.JobMessage.JOB_MESSAGE_ERROR)
-        return [*(flink.failures if flink else ()), *(each.message_text for each in streamed if each.message_text)]
+        failures: list[str] = list(flink.failures) if flink else []
+        besides: list[str] = []
+        for message in getattr(self.result, "_messages", ()):
+            response = message.message_response
+            if response.message_text:
+                failed = response.importance == beam_job_api_pb2.JobMessage.JOB_MESSAGE_ERROR
+                (failures if failed else besides).append(response.message_text)
+        return failures, besides
 
     def page(self) -> str:
         """Where a person sees the job; "" where that is not known."""

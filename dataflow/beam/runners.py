@@ -28,6 +28,9 @@ _DATAFLOW = (
 )
 # A process for each core of a task manager (0): Python's lock lets the threads of one do little beside each other.
 _FLINK = ("--sdk_worker_parallelism=0",)
+# Thirty days: where a job service watches a job from before its start (Prism, Beam's own), Beam takes this limit on one
+# answer for one on the whole job, and calls a longer one failed (`PortableRunner`, Beam 2.77).
+_JOB_SERVICE = ("--job_server_timeout=2592000",)
 _BEAM_CACHE = Path("~/.apache_beam/cache")
 
 
@@ -67,6 +70,8 @@ def default_arguments(runner: str, arguments: Sequence[str], options: Options) -
 def _suitable(runner: str, options: Options) -> Iterator[str]:
     if runner == "DataflowRunner":
         yield from _DATAFLOW
+    if runner in ("PrismRunner", "PortableRunner"):
+        yield from _JOB_SERVICE
     if runner == "PrismRunner":
         yield "--environment_type=LOOPBACK"
         if found := shutil.which("prism"):

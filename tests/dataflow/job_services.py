@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,8 +21,8 @@ Said = Sequence[tuple[str, str]]
 class _Service(beam_job_api_pb2_grpc.JobServiceServicer):  # type: ignore[misc]
     """Its methods have the names of the protocol."""
 
-    def __init__(self, said: Said) -> None:
-        self._said = said
+    def __init__(self, said: Said, lasts_s: float) -> None:
+        self._said, self._lasts_s = said, lasts_s
         self.cancelled: list[str] = []
 
     def DescribePipelineOptions(self, *_: Any) -> Any:  # noqa: N802
@@ -38,8 +39,9 @@ class _Service(beam_job_api_pb2_grpc.JobServiceServicer):  # type: ignore[misc]
         return api.CancelJobResponse(state=api.JobState.CANCELLED)
 
     def GetStateStream(self, *_: Any) -> Iterator[Any]:  # noqa: N802
-        for state in (api.JobState.RUNNING, api.JobState.FAILED):
-            yield api.JobStateEvent(state=state)
+        yield api.JobStateEvent(state=api.JobState.RUNNING)
+        time.sleep(self._lasts_s)
+        yield api.JobStateEvent(state=api.JobState.FAILED)
 
     def GetMessageStream(self, *_: Any) -> Iterator[Any]:  # noqa: N802
         for importance, text in self._said:
@@ -48,9 +50,9 @@ class _Service(beam_job_api_pb2_grpc.JobServiceServicer):  # type: ignore[misc]
 
 
 @contextmanager
-def job_service(said: Said = ()) -> Iterator[tuple[str, _Service]]:
+def job_service(said: Said = (), lasts_s: float = 0) -> Iterator[tuple[str, _Service]]:
     """A job service whose one job says this and fails; its address, and itself."""
-    service, server = _Service(said), grpc.server(ThreadPoolExecutor(8))
+    service, server = _Service(said, lasts_s), grpc.server(ThreadPoolExecutor(8))
     beam_job_api_pb2_grpc.add_JobServiceServicer_to_server(service, server)
     port = server.add_insecure_port("localhost:0")
     server.start()

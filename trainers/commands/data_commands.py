@@ -12,6 +12,7 @@ from dataflow.errors import UsageError
 from dataflow.findings import Finding
 from dataflow.splits import FrameRanges, Splits, parse_splits
 from dataflow.stores.cloud_paths import is_cloud, listed
+from tfds_builders.pages.markup import plural
 
 _SHOWN_FINDINGS = 10
 # Which formats an option is for.
@@ -225,7 +226,7 @@ def _metrics_line(metrics: Mapping[str, Any], what: str) -> str:
     took = "" if metrics["seconds"] is None else f", in {metrics['seconds']:.1f} s"
     each = f"; each took {steps} ms" if steps else ""
     return (
-        f"{metrics['runner']} wrote {metrics['shards_written']} shards of {done} {what}, "
+        f"{metrics['runner']} wrote {plural(metrics['shards_written'], 'shard')} of {done} {what}, "
         f"{metrics['bytes_written'] / 1e6:.1f} MB{took}{each}"
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from dataflow.tallies import Tally
+from tfds_builders.pages.markup import plural
 from trainers.statistics.dataset_statistics import Statistics, shared_scenes
 
 FEW_OBJECTS = 10
@@ -26,14 +27,14 @@ def _repeated(statistics: Statistics) -> Iterator[str]:
     copies, scenes = statistics.copies, shared_scenes(statistics)
     if copies.across_splits:
         yield (
-            f"{_plural(copies.across_splits, 'image')} with a copy in another split, byte for byte: a figure on one "
+            f"{plural(copies.across_splits, 'image')} with a copy in another split, byte for byte: a figure on one "
             "split would measure what was learnt by heart; ingest anew, where copies are findings"
         )
     if within := copies.images - copies.across_splits:
-        yield f"{_plural(within, 'image')} with a copy in the same split, byte for byte; leave out what is there twice"
+        yield f"{plural(within, 'image')} with a copy in the same split, byte for byte; leave out what is there twice"
     if scenes:
         yield (
-            f"{_plural(scenes, 'scene')} with images in several splits, which are not independent so; split by scene "
+            f"{plural(scenes, 'scene')} with images in several splits, which are not independent so; split by scene "
             "(`shardbox ingest --scenes`), or a sequence by time, as far apart as may be"
         )
 
@@ -75,18 +76,13 @@ def _images(total: Tally) -> Iterator[str]:
     if tiny > _MANY_TINY * max(1, total.objects):
         yield f"{tiny:,} of {total.objects:,} objects are smaller than 8 x 8 px; do not resize images down to train"
     if total.without_area:
-        yield f"{_plural(total.without_area, 'box')} without area, left out of everything; mend the source"
+        yield f"{plural(total.without_area, 'box')} without area, left out of everything; mend the source"
     low = sum(count for score, count in total.scores.items() if (int(score) + 1) / 20 <= _TRUSTED_SCORE)
     if low:
-        yield f"{_plural(low, 'pair')} with an alignment score below {_TRUSTED_SCORE}; look at them in diff.html"
+        yield f"{plural(low, 'pair')} with an alignment score below {_TRUSTED_SCORE}; look at them in diff.html"
 
 
 def _listed(names: list[str]) -> str:
     shown = ", ".join(names[:_NAMED])
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return f"{'class' if len(names) == 1 else f'{len(names)} classes'} ({shown}{more})"
-
-
-def _plural(count: int, noun: str) -> str:
-    plural = "boxes" if noun == "box" else f"{noun}s"
-    return f"{count:,} {noun if count == 1 else plural}"

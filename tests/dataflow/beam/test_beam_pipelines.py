@@ -99,6 +99,14 @@ def test_only_consequences() -> None:
         run(endpoint)
 
 
+def test_a_channel_that_breaks() -> None:
+    """What the engine said before is no failure; what Beam raised is."""
+    told = pytest.raises(EngineFailedError, match=f"the job {JOB} failed: DEADLINE_EXCEEDED: .*; nothing was kept")
+    with job_service([("BASIC", "started")], lasts_s=3) as (endpoint, _), told as error:
+        run(endpoint, "PortableRunner", "--job_server_timeout=1")
+    assert "started" in error.value.__notes__
+
+
 def test_a_job_server_that_does_not_start(tmp_path: Path) -> None:
     """What it said is told. The program in the place of Java takes the words of its command line for files."""
     (tmp_path / "server.jar").write_bytes(b"no archive")

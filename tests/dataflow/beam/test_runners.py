@@ -235,6 +235,14 @@ def test_prism(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert found("PrismRunner", "--prism_location=/no/prism")["prism"].level == "bad"
 
 
+@pytest.mark.parametrize("runner", ["PrismRunner", "PortableRunner"])
+def test_a_job_may_take_longer_than_an_answer_of_its_service(runner: str) -> None:
+    """Beam limits the streams of a job's states and messages by it, and so jobs."""
+    limits = pipeline_options(runner, ()).get_all_options(), pipeline_options(runner, ("--job_server_timeout=9",))
+    assert limits[0]["job_server_timeout"] > 7 * 24 * 3600
+    assert limits[1].get_all_options()["job_server_timeout"] == 9, "what the user says goes"
+
+
 def test_jobs_are_refused_for_the_same_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="--runner PortableRunner: job service: no --job_endpoint"):
         check_runner("PortableRunner", ())

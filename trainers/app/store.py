@@ -8,7 +8,7 @@ every box, as Shardbox matched them, in attributes named as FiftyOne's own evalu
 Beyond these there are, at the score of the best F1, `KEY_error` and `KEY_cause` of a box, and `KEY_cost`, the AP50 that
 an image costs. What the audit found is in `findings`; images that it kept out are samples with the tag `quarantined`.
 
-Only modules named `fiftyone_*` import FiftyOne.
+Only modules of `trainers.app` import FiftyOne.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from dataflow.errors import UsageError
+from dataflow.errors import ShardboxError, UsageError
 from dataflow.prepared import PreparedDataset
 from trainers.app.database import connect, default_name, open_or_make, samples_of
 from trainers.app.findings import add_quarantined, read_findings
@@ -32,7 +32,8 @@ from trainers.evaluation.evaluation import evaluate
 from trainers.media import safe_name
 from trainers.prediction.predictions import PredictionSet
 
-import fiftyone as fo  # isort: skip  # After `fiftyone_database`, which keeps it from reporting that it is imported.
+import fiftyone as fo  # isort: skip  # After `database`, which keeps it from reporting that it is imported.
+from fiftyone.core.service import ServiceListenTimeout  # isort: skip
 
 
 @dataclass(frozen=True)
@@ -113,14 +114,18 @@ def launch(name: str, *, address: str = "127.0.0.1", port: int = 5151, wait: boo
 
     Raises:
         UsageError: there is no such dataset, or the port is taken.
-        ShardboxError: there is no MongoDB.
+        ShardboxError: there is no MongoDB, or the server of the App takes too long to start.
     """
     connect()
     if not fo.dataset_exists(name):
         raise UsageError(f"there is no FiftyOne dataset {name!r}", "store it first with `shardbox browse`")
     check_port(address, port)
     with contextlib.redirect_stdout(io.StringIO()):  # While its server starts, FiftyOne says that there is none.
-        session = fo.launch_app(fo.load_dataset(name), address=address, port=port, remote=True)
+        try:
+            session = fo.launch_app(fo.load_dataset(name), address=address, port=port, remote=True)
+        except ServiceListenTimeout as error:
+            what = f"FiftyOne's server did not listen on {address}:{port} in time"
+            raise ShardboxError(what, "open the App again when this machine has less to do") from error
     view = f"?view={CONFIDENT}" if session.dataset.has_saved_view(CONFIDENT) else ""
     url = f"http://{address}:{port}/datasets/{quote(name, safe='')}{view}"
     print(f"The App shows {name} at {url} (Ctrl-C ends it)", flush=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dataflow.boxes import fiftyone_to_xyxy
-from dataflow.errors import UsageError
+from dataflow.errors import ShardboxError, UsageError
 from dataflow.records import Objects, Predictions
 from tests.trainers.fiftyone_sets import SIZE, labels_of, make, run_of
 from trainers.prediction.predictions import collect_predictions
@@ -208,6 +208,18 @@ def test_what_does_not_fit_is_refused(samples, stores, fo, name, tmp_path):
         taken.listen()
         with pytest.raises(UsageError, match=r"cannot listen on 127\.0\.0\.1:\d+ .*choose another --port"):
             stores.launch(name, port=taken.getsockname()[1])
+
+
+def test_a_server_that_starts_too_slowly(stores, fo, name, monkeypatch):
+    from fiftyone.core.service import ServiceListenTimeout
+
+    def slow(*_, **__):
+        raise ServiceListenTimeout("Server", 5151)
+
+    fo.Dataset(name)
+    monkeypatch.setattr(fo, "launch_app", slow)
+    with pytest.raises(ShardboxError, match=r"server did not listen on .* in time; open the App again"):
+        stores.launch(name)
 
 
 def test_default_name_and_place(samples, stores, fo, tmp_path, monkeypatch):

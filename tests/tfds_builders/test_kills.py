@@ -251,13 +251,13 @@ def test_half_a_shard_of_a_worker_that_died_is_left_out(
     clean: Clean, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some runners give the shard of a dead worker to another, and the job succeeds."""
-    run_pipeline = beam_jobs._run_pipeline
+    add_job = beam_jobs.add_job
 
-    def after_a_death(job: beam_jobs.ShardJob, directory: Path, options: object) -> None:
+    def after_a_death(pipeline: object, job: beam_jobs.ShardJob, directory: Path) -> None:
         for key in job.inputs:
             write(directory / f".{job.shard_format.path(directory, key).name}.999", "half")
             write(directory / ".results" / f".{job.shard_format.path(directory, key).name}.json.999", "half")
-        run_pipeline(job, directory, options)
+        add_job(pipeline, job, directory)
 
-    monkeypatch.setattr(beam_jobs, "_run_pipeline", after_a_death)
+    monkeypatch.setattr(beam_jobs, "add_job", after_a_death)
     assert files(build(open_source(clean.root), tmp_path / "out").path) == clean.files

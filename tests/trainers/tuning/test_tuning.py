@@ -223,7 +223,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from dataflow.prepared import PreparedDataset
-from tests.trainers import test_tuning as here
+from tests.trainers.tuning import test_tuning as here
 from trainers.tuning import tuning
 
 done = []

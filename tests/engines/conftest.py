@@ -23,10 +23,10 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkCluster]:
         yield cluster
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def on_prism() -> Iterator[Running]:
-    """Prism; the server that its runner starts serves all jobs, and ends with the tests."""
-    before = set(psutil.Process().children(recursive=True))
+    """Prism; Beam starts one server for all jobs of this process, which ends with the last test."""
     yield Running("PrismRunner", (f"--prism_location={prism()}",))
-    for process in set(psutil.Process().children(recursive=True)) - before:
-        process.kill()
+    for process in psutil.Process().children(recursive=True):
+        if process.name() == "prism":
+            process.kill()

@@ -18,6 +18,7 @@ from dataflow.images import read_header
 from dataflow.prepared import PreparedDataset
 from dataflow.records import Categories, ImageRecord, Objects
 from dataflow.schema import build_features, example_to_record, find_layout
+from tests.factories import Loaded
 from tfds_builders.losses import Loss
 from tfds_builders.sources.source import Checks, Loader, Source
 
@@ -187,3 +188,22 @@ def items(given: Side) -> Iterator[tuple[ImageRecord, str]]:
         image = given.images[data]
         assert image.split is not None
         yield image.record, image.split
+
+
+def masks_lost(loaded: Loaded, each: ImageRecord) -> int:
+    """Check what a format of outlines gives back of a record; how many of its masks it could not hold.
+
+    A mask of two parts is lost, and the area of its object is the box's.
+    """
+    objects, name = each.objects, each.image_id
+    assert loaded.example(name)["image"] == each.image
+    assert (loaded.example(name)["image/height"], loaded.example(name)["image/width"]) == each.size
+    assert np.abs(loaded.boxes(name) - objects.boxes).max(initial=0) < 1e-2
+    assert loaded.column(name, "label") == objects.category_ids.tolist()
+    assert loaded.column(name, "is_crowd") == objects.is_crowd.tolist()
+    assert loaded.column(name, "is_truncated") == objects.is_truncated.tolist()
+    whole = [text if len(json.loads(text or "[]")) == 1 else "" for text in objects.segmentations]
+    masks = [json.loads(text or "[]") for text in loaded.column(name, "segmentation")]
+    assert masks == [json.loads(text or "[]") for text in whole]
+    assert np.allclose(loaded.column(name, "area"), objects.areas, rtol=1e-3)
+    return sum(map(bool, objects.segmentations)) - sum(map(bool, whole))

@@ -15,6 +15,7 @@ from dataflow.images import read_header
 from dataflow.records import Categories, ImageRecord, Objects, no_objects
 from tests.factories import load, photograph
 from tests.tfds_builders.record_strategies import SPLITS, datasets
+from tests.tfds_builders.round_trips import masks_lost
 from tfds_builders.formats.labelme import LabelmeWriter, open_labelme
 
 JPEG = photograph()  # 64 wide, 48 high
@@ -125,18 +126,7 @@ class TestWriter:
         lost = Counter[str]()
         for _, each in items:
             objects, name = each.objects, each.image_id
-            assert loaded.example(name)["image"] == each.image
-            assert (loaded.example(name)["image/height"], loaded.example(name)["image/width"]) == each.size
-            assert np.abs(loaded.boxes(name) - objects.boxes).max(initial=0) < 1e-2
-            assert loaded.column(name, "label") == objects.category_ids.tolist()
-            assert loaded.column(name, "is_crowd") == objects.is_crowd.tolist()
-            assert loaded.column(name, "is_truncated") == objects.is_truncated.tolist()
-            # A mask of two parts is lost, and the area of the record is the box's.
-            whole = [text if len(json.loads(text or "[]")) == 1 else "" for text in objects.segmentations]
-            masks = [json.loads(text or "[]") for text in loaded.column(name, "segmentation")]
-            assert masks == [json.loads(text or "[]") for text in whole]
-            assert np.allclose(loaded.column(name, "area"), objects.areas, rtol=1e-3)
-            lost["masks"] += sum(map(bool, objects.segmentations)) - sum(map(bool, whole))
+            lost["masks"] += masks_lost(loaded, each)
             lost["scenes"] += each.group_id != name
             lost["track ids"] += 0 if objects.track_ids is None else len(objects)
             lost["ids of the source"] += bool(each.source_id)

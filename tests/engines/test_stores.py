@@ -9,9 +9,8 @@ from tests.engines.flink import Cluster
 from tests.engines.spark import SparkCluster
 from tests.object_stores import STORES, object_store
 from tests.tfds_builders.test_runners import write_images
-from tests.trainers.stored_ingests import contents, ingested
+from tests.trainers.stored_ingests import ingested, ingested_here
 from tfds_builders.running import Running
-from trainers.cli import main
 
 pytestmark = [pytest.mark.engines, pytest.mark.slow]
 
@@ -25,9 +24,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(here: Path) -> dict[str, bytes]:
     """What it gives, on a disk."""
-    out = here.parent / "out"
-    assert main(["ingest", str(here), "--out", str(out), "--shards", "4"]) == 0
-    return contents(out / "photos/1.0.0", here)
+    return ingested_here(here)
 
 
 def check(url: str, here: Path, expected: dict[str, bytes], running: Running) -> None:

@@ -19,6 +19,13 @@ def contents(dataset: Path, source: Path) -> dict[str, bytes]:
     return {name: data.replace(str(source).encode(), ORIGIN.encode()) for name, data in found.items()}
 
 
+def ingested_here(source: Path) -> dict[str, bytes]:
+    """The dataset that the command makes of a source on a disk, beside it."""
+    out = source.parent / "out"
+    assert main(["ingest", str(source), "--out", str(out), "--shards", "4"]) == 0
+    return contents(out / "photos/1.0.0", source)
+
+
 def ingested(source: Path, out: Path, *runner: str) -> dict[str, bytes]:
     """The dataset that the command makes of a source in a store."""
     with time_limit(LIMIT_S):

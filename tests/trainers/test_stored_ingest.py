@@ -17,7 +17,7 @@ from tests.store_proxy import before_the_store
 from tests.tfds_builders.dataflow_service import IMAGE, dataflow_service, do_fns
 from tests.tfds_builders.portable import external, time_limit
 from tests.tfds_builders.test_runners import write_images
-from tests.trainers.stored_ingests import contents, ingested
+from tests.trainers.stored_ingests import contents, ingested, ingested_here
 from tfds_builders import builders
 from tfds_builders.choices import open_source
 from tfds_builders.running import Running
@@ -33,9 +33,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(here: Path) -> dict[str, bytes]:
     """What it gives, on a disk."""
-    out = here.parent / "out"
-    assert main(["ingest", str(here), "--out", str(out), "--shards", "4"]) == 0
-    return contents(out / "photos/1.0.0", here)
+    return ingested_here(here)
 
 
 @pytest.fixture(scope="module")
